@@ -1,0 +1,125 @@
+"""The data of one phase: numpy trajectories from the runners, torch samples for the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maml_rl.advantages import (
+    discounted_returns,
+    generalized_advantages,
+    linear_feature_baseline,
+    standardize,
+)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """K episodes of one task, padded to the horizon; what a runner sends to the learner.
+
+    ``observations [K, H, obs]``, ``actions [K, H, act]`` (policy units, before scaling and clipping) and
+    ``rewards [K, H]`` are float32; episode k holds ``lengths[k]`` valid steps, and the rest is zero.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def mean_return(self) -> float:
+        """Undiscounted sum of rewards, mean over episodes."""
+        return float(self.rewards.sum(axis=1, dtype=np.float64).mean())
+
+    @property
+    def env_steps(self) -> int:
+        return int(self.lengths.sum())
+
+    def nonfinite_field(self) -> str | None:
+        """Name of the first array that holds a NaN or an infinity, or None."""
+        for name in ("observations", "actions", "rewards"):
+            if not np.isfinite(getattr(self, name)).all():
+                return name
+        return None
+
+
+class Samples(NamedTuple):
+    """The valid transitions of several tasks, packed to the front and padded to the longest task.
+
+    ``weights`` are 1 / (number of valid transitions of the task), and 0 on padding: a weighted sum is the
+    mean over the task's valid transitions.
+    """
+
+    observations: Float[Tensor, "tasks samples observation"]
+    actions: Float[Tensor, "tasks samples action"]
+    advantages: Float[Tensor, "tasks samples"]
+    weights: Float[Tensor, "tasks samples"]
+
+    def tasks(self, start: int, stop: int) -> Samples:
+        """The samples of tasks ``start .. stop - 1``, trimmed to the longest of them."""
+        longest = int((self.weights[start:stop] != 0).sum(-1).max())
+        return Samples(*(field[start:stop, :longest] for field in self))
+
+    def every(self, stride: int) -> Samples:
+        """Every ``stride``-th sample of each task, the weights scaled to remain a mean."""
+        if stride == 1:
+            return self
+        thin = Samples(*(field[:, ::stride] for field in self))
+        total = thin.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(thin.weights.dtype).tiny)
+        return thin._replace(weights=thin.weights / total)
+
+
+def make_samples(
+    trajectories: Sequence[Trajectories],
+    *,
+    gamma: float,
+    gae_lambda: float,
+    device: torch.device | str = "cpu",
+) -> Samples:
+    """Advantages of each task's episodes, standardised per task, as packed samples.
+
+    The baseline is refitted to each task and phase on the very batch it then predicts, as in the published
+    code (Finn et al. 2017, sec. 5.3: "fitted separately at each iteration for each sampled task").
+    """
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
+
+    observations, actions, rewards, lengths = map(
+        stack, ("observations", "actions", "rewards", "lengths")
+    )
+    mask = torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
+    returns = discounted_returns(rewards, gamma)
+    values = linear_feature_baseline(observations, returns, mask)
+    advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
+    return pack(observations, actions, standardize(advantages, mask), mask)
+
+
+def pack(
+    observations: Float[Tensor, "tasks episodes horizon observation"],
+    actions: Float[Tensor, "tasks episodes horizon action"],
+    advantages: Float[Tensor, "tasks episodes horizon"],
+    mask: Bool[Tensor, "tasks episodes horizon"],
+) -> Samples:
+    """Drop the padding inside each task, so that no matrix product is spent on it."""
+    valid = mask.flatten(1)
+    counts = valid.sum(-1, keepdim=True)
+    # A stable sort keeps the time order of the valid transitions, and with it the summation order.
+    order = torch.argsort((~valid).to(torch.uint8), dim=-1, stable=True)[:, : int(counts.max())]
+
+    def gather(x: Tensor) -> Tensor:
+        return torch.take_along_dim(x, order[..., None], dim=1)
+
+    in_range = torch.arange(order.shape[-1], device=valid.device) < counts
+    return Samples(
+        observations=gather(observations.flatten(1, 2)),
+        actions=gather(actions.flatten(1, 2)),
+        advantages=torch.take_along_dim(advantages.flatten(1), order, dim=1),
+        weights=in_range.to(advantages.dtype) / counts,
+    )

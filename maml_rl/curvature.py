@@ -1,0 +1,338 @@
+"""Fast curvature products of the meta-objective: the derivatives of the policy network, written out.
+
+Conjugate gradient needs the product of a vector with the Hessian of the mean KL ten times per update, at one
+and the same point. At that point the KL's gradient in the distribution is zero, so the Hessian is exactly
+``mean_i J_i^T P_i^T F P_i J_i`` with, for each task i,
+
+* ``J_i`` the Jacobian of the adaptation theta -> theta'_i (for one step ``I - alpha H_i``, ``H_i`` the Hessian
+  of the inner loss on the pre-adaptation samples),
+* ``P_i`` the Jacobian of the adapted policy's distribution on the post-adaptation samples,
+* ``F`` the Hessian of the KL in the distribution (the Fisher information of a Gaussian).
+
+In passes of all samples through the widest layer, ``J`` costs 6, ``P`` 2, ``P^T`` 2, ``J^T`` 6, once activations
+and back-propagated errors are kept from product to product, as here. A symmetric finite difference of the KL
+gradient through ``P J`` alone, pulled back by the exact ``J^T``, costs 12 + 6: because the KL gradient is zero at
+the centre, the derivative of ``J^T`` does not enter.
+
+Only the network is differentiated by hand; the formulas of loss and KL stay in ``losses.py``, whose derivatives
+in mean and log_std are left to autograd. The tests compare everything with plain autograd in float64.
+
+Inside this module parameters are *blocks*: per layer one matrix ``[tasks, inputs + 1, outputs]`` whose last row
+is the bias, then ``log_std [tasks, actions]``. With a column of ones behind the inputs, biases and their
+gradients are part of the matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maml_rl.batch import Samples
+from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
+from maml_rl.meta_learner import Params
+from maml_rl.policy import LOG_STD, Gaussian, GaussianMLP
+
+Blocks = list[Tensor]
+
+
+def to_blocks(spec: GaussianMLP, params: Params) -> Blocks:
+    """Parameters, stacked over tasks or not, as blocks."""
+    blocks = [
+        torch.cat([params[f"{name}.weight"].mT, params[f"{name}.bias"][..., None, :]], dim=-2)
+        for name in spec.layers
+    ]
+    return [*blocks, params[LOG_STD]]
+
+
+def from_blocks(spec: GaussianMLP, blocks: Blocks) -> Params:
+    """Inverse of ``to_blocks``."""
+    params: Params = {}
+    for name, block in zip(spec.layers, blocks[:-1], strict=True):
+        params[f"{name}.weight"] = block[..., :-1, :].mT.contiguous()
+        params[f"{name}.bias"] = block[..., -1, :].contiguous()
+    params[LOG_STD] = blocks[-1]
+    return params
+
+
+class Scratch:
+    """Work arrays shared by all chunks: a fresh large array costs a page fault per 4 KiB at every use."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, int, int, int], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, width: int) -> Tensor:
+        tasks, samples = like.shape[:2]
+        key = (name, tasks, samples, width)
+        if key not in self._arrays:
+            self._arrays[key] = like.new_ones((tasks, samples, width))
+        return self._arrays[key]
+
+
+class Network:
+    """The policy network of some tasks at fixed parameters and observations.
+
+    Args:
+        inputs: observations with a column of ones, ``[tasks, samples, observation + 1]``.
+        keep: keep the activations in arrays of their own. Otherwise they live in ``scratch``, and only
+            ``vjp`` may be called, before the next network is made.
+    """
+
+    def __init__(
+        self, spec: GaussianMLP, blocks: Blocks, inputs: Tensor, scratch: Scratch, *, keep: bool
+    ) -> None:
+        self._tanh = spec.activation == "tanh"
+        self._scratch = scratch
+        self._weights = [block[:, :-1] for block in blocks[:-1]]
+        min_log_std = math.log(spec.min_std)
+        self._log_std_is_live = (blocks[-1] >= min_log_std).to(inputs.dtype)
+        self._inputs = [inputs]
+        for i, block in enumerate(blocks[:-2]):
+            width = block.shape[-1]
+            z = torch.bmm(self._inputs[-1], block, out=self._array(f"z{i}", width))
+            if keep:
+                hidden = inputs.new_ones(*inputs.shape[:2], width + 1)
+            else:
+                hidden = self._array(f"hidden{i}", width + 1)  # the last column stays one
+            if self._tanh:
+                torch.tanh(z, out=hidden[..., :-1])
+            else:
+                torch.clamp(z, min=0, out=hidden[..., :-1])
+            self._inputs.append(hidden)
+        self.outputs = Gaussian(
+            torch.bmm(self._inputs[-1], blocks[-2]), blocks[-1].clamp(min=min_log_std)
+        )
+        self._tangents: list[Tensor] = []
+        self._errors: list[Tensor] = []
+
+    def _array(self, name: str, width: int) -> Tensor:
+        return self._scratch(name, self._inputs[0], width)
+
+    def _times_slope(self, x: Tensor, layer: int) -> Tensor:
+        """x times the activation's derivative at hidden ``layer``, in place."""
+        h = self._inputs[layer + 1][..., :-1]
+        if self._tanh:
+            return x.sub_(x * h * h)
+        return torch.ops.aten.threshold_backward.grad_input(x, h, 0, grad_input=x)
+
+    def jvp(self, tangents: Blocks) -> Gaussian:
+        """Directional derivative of the outputs: 2 passes. Keeps the hidden tangents for ``second_vjp``."""
+        self._tangents = []
+        for i, (inputs, tangent) in enumerate(zip(self._inputs, tangents[:-1], strict=True)):
+            z = torch.bmm(inputs, tangent, out=self._array(f"tangent{i}", tangent.shape[-1]))
+            if i > 0:
+                z.baddbmm_(self._tangents[-1], self._weights[i])
+            if i < len(self._inputs) - 1:
+                self._tangents.append(self._times_slope(z, i))
+        return Gaussian(z, tangents[-1] * self._log_std_is_live)
+
+    def vjp(self, cotangents: Gaussian, *, keep_errors: bool = False) -> Blocks:
+        """Gradient of ``<cotangents, outputs>`` with respect to the blocks: 2 passes."""
+        error = cotangents.mean
+        errors = [error]
+        gradients: Blocks = []
+        for i in reversed(range(len(self._inputs))):
+            gradients.append(torch.bmm(self._inputs[i].mT, error))
+            if i > 0:
+                width = self._weights[i].shape[1]
+                out = None if keep_errors and i > 1 else self._array(f"error{i}", width)
+                error = self._times_slope(torch.bmm(error, self._weights[i].mT, out=out), i - 1)
+                errors.append(error)
+        if keep_errors:
+            self._errors = errors[:-1][::-1]
+        return [*reversed(gradients), cotangents.log_std * self._log_std_is_live]
+
+    def second_vjp(self, tangents: Blocks, cotangents: Gaussian) -> Blocks:
+        """Directional derivative of the result of ``vjp``: 4 passes.
+
+        Args:
+            tangents: the direction; ``jvp(tangents)`` must have been called last.
+            cotangents: the directional derivative of the cotangents that were given to the last
+                ``vjp(..., keep_errors=True)``.
+        """
+        error = cotangents.mean
+        gradients: Blocks = []
+        for i in reversed(range(len(self._inputs))):
+            gradient = torch.bmm(self._inputs[i].mT, error)
+            if i > 0:
+                hidden, kept = self._tangents[i - 1], self._errors[i - 1]
+                gradient[:, :-1].baddbmm_(hidden.mT, kept)
+                upstream = self._array(f"error{i}", self._weights[i].shape[1])
+                torch.bmm(error, self._weights[i].mT, out=upstream)
+                upstream.baddbmm_(kept, tangents[i][:, :-1].mT)
+                error = self._times_slope(upstream, i - 1)
+                if self._tanh:  # the slope 1 - h^2 changes too: by -2 h times the tangent of h
+                    h = self._inputs[i][..., :-1]
+                    error.sub_(2 * h * hidden * torch.bmm(kept, self._weights[i].mT))
+            gradients.append(gradient)
+        return [*reversed(gradients), cotangents.log_std * self._log_std_is_live]
+
+
+class InnerStep:
+    """One step theta -> theta - alpha grad L of some tasks, with products by its Jacobian and the transpose.
+
+    Args:
+        blocks: where the step starts, stacked over tasks.
+        inner_lr: one alpha, or one per parameter as (unstacked) blocks.
+        keep: False when only ``adapted`` is wanted.
+    """
+
+    def __init__(
+        self,
+        spec: GaussianMLP,
+        blocks: Blocks,
+        inputs: Tensor,
+        samples: Samples,
+        inner_lr: float | Blocks,
+        scratch: Scratch,
+        *,
+        keep: bool = True,
+    ) -> None:
+        self._inner_lr = inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)
+        self._network = Network(spec, blocks, inputs, scratch, keep=keep)
+        with torch.enable_grad():
+            self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._network.outputs))
+            loss = policy_gradient_loss(self._outputs, samples).sum()
+            # Its graph spans the outputs only: it is the second derivative of the loss formula.
+            self._cotangents = torch.autograd.grad(loss, self._outputs, create_graph=keep)
+        self.gradient = self._network.vjp(Gaussian(*self._cotangents).detach(), keep_errors=keep)
+        self.adapted = self._step(blocks, self.gradient)
+
+    def _step(self, start: Blocks, change: Blocks) -> Blocks:
+        return [x - lr * g for x, lr, g in zip(start, self._inner_lr, change, strict=True)]
+
+    def hessian_product(self, v: Blocks) -> Blocks:
+        """H v with the Hessian of the inner loss: 6 passes."""
+        tangents = self._network.jvp(v)
+        second = torch.autograd.grad(
+            self._cotangents, self._outputs, tangents, retain_graph=True, materialize_grads=True
+        )
+        return self._network.second_vjp(v, Gaussian(*second))
+
+    def jvp(self, v: Blocks) -> Blocks:
+        """(I - alpha H) v."""
+        return self._step(v, self.hessian_product(v))
+
+    def vjp(self, w: Blocks) -> Blocks:
+        """(I - alpha H)^T w = w - H (alpha w)."""
+        scaled = [lr * x for lr, x in zip(self._inner_lr, w, strict=True)]
+        return [x - h for x, h in zip(w, self.hessian_product(scaled), strict=True)]
+
+
+class ChunkCurvature:
+    """The adaptation and the adapted policies of a few tasks at theta: pull-backs and KL-Hessian products.
+
+    Vectors over the meta-parameters are *meta-blocks*: the blocks of theta, followed, when the inner step size
+    is meta-learned, by the blocks of alpha. All results are sums over the chunk's tasks.
+
+    Args:
+        meta: theta (and alpha) as meta-blocks, without a task dimension.
+        pre: the samples of each inner step.
+        inner_lr: the fixed step size, or None when ``meta`` holds learned ones.
+        first_order: treat the inner gradient as a constant, so that ``J = I`` (for a fixed step size).
+    """
+
+    def __init__(
+        self,
+        spec: GaussianMLP,
+        meta: Blocks,
+        pre: Sequence[Samples],
+        post: Samples,
+        inner_lr: float | None,
+        scratch: Scratch,
+        *,
+        first_order: bool,
+    ) -> None:
+        self._spec, self._meta, self._scratch = spec, meta, scratch
+        self._inner_lr, self._first_order = inner_lr, first_order
+        self._blocks = len(spec.layers) + 1
+        self._pre = [(_with_ones(samples.observations), samples) for samples in pre]
+        self._post_inputs, self._post = _with_ones(post.observations), post
+        self._steps = self._adapt(meta, keep=True)
+        self._network = Network(
+            spec, self._steps[-1].adapted, self._post_inputs, scratch, keep=True
+        )
+        self._old = self._network.outputs
+        with torch.enable_grad():
+            self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
+            _, kl = surrogate_and_kl(self._outputs, self._old, post)
+            self._kl_cotangents = torch.autograd.grad(kl.sum(), self._outputs, create_graph=True)
+
+    def _adapt(self, meta: Blocks, *, keep: bool) -> list[InnerStep]:
+        inner_lr = meta[self._blocks :] if self._inner_lr is None else self._inner_lr
+        tasks = len(self._post.weights)
+        start = [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
+        steps: list[InnerStep] = []
+        for inputs, samples in self._pre:
+            step = InnerStep(
+                self._spec, start, inputs, samples, inner_lr, self._scratch, keep=keep
+            )
+            steps.append(step)
+            start = step.adapted
+        return steps
+
+    def pull_back(self, w: Blocks) -> Blocks:
+        """``sum_i J_i^T w_i``: what a gradient in the adapted parameters is in the meta-parameters."""
+        lr_gradient: Blocks = [torch.zeros_like(block) for block in self._meta[self._blocks :]]
+        for step in reversed(self._steps):
+            lr_gradient = [
+                total - (g * x).sum(0)
+                for total, g, x in zip(lr_gradient, step.gradient, w, strict=False)
+            ]
+            w = w if self._first_order else step.vjp(w)
+        return [*(x.sum(0) for x in w), *lr_gradient]
+
+    def surrogate_gradient(self) -> Blocks:
+        """Gradient of the sum over tasks of the surrogate loss."""
+        with torch.enable_grad():
+            outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
+            surrogate, _ = surrogate_and_kl(outputs, self._old, self._post)
+            cotangents = torch.autograd.grad(surrogate.sum(), outputs)
+        return self.pull_back(self._network.vjp(Gaussian(*cotangents)))
+
+    def _push_forward(self, v: Blocks) -> Blocks:
+        """``J_i v`` of every task."""
+        tasks = len(self._post.weights)
+        lr_tangent = v[self._blocks :]
+        moved = [x.expand(tasks, *x.shape) for x in v[: self._blocks]]
+        for step in self._steps:
+            moved = moved if self._first_order else step.jvp(moved)
+            if lr_tangent:
+                moved = [x - g * d for x, g, d in zip(moved, step.gradient, lr_tangent, strict=True)]
+        return moved
+
+    def exact_product(self, v: Blocks) -> Blocks:
+        """``sum_i J_i^T P_i^T F P_i J_i v``."""
+        tangents = self._network.jvp(self._push_forward(v))
+        fisher = torch.autograd.grad(
+            self._kl_cotangents, self._outputs, tangents, retain_graph=True, materialize_grads=True
+        )
+        return self.pull_back(self._network.vjp(Gaussian(*fisher)))
+
+    def finite_difference_product(self, v: Blocks, step: float) -> Blocks:
+        """The same from the KL gradients in the adapted parameters at theta + step v and theta - step v."""
+        above, below = self._kl_gradient(v, step), self._kl_gradient(v, -step)
+        return self.pull_back(
+            [(a - b) / (2 * step) for a, b in zip(above, below, strict=True)]
+        )
+
+    def _kl_gradient(self, v: Blocks, step: float) -> Blocks:
+        if self._first_order:  # the inner gradients are constants: the displacement passes unchanged
+            displaced = [
+                x + step * d for x, d in zip(self._steps[-1].adapted, self._push_forward(v), strict=True)
+            ]
+        else:
+            moved = [x + step * d for x, d in zip(self._meta, v, strict=True)]
+            displaced = self._adapt(moved, keep=False)[-1].adapted
+        network = Network(self._spec, displaced, self._post_inputs, self._scratch, keep=False)
+        with torch.enable_grad():
+            outputs = Gaussian(*(x.detach().requires_grad_() for x in network.outputs))
+            _, kl = surrogate_and_kl(outputs, self._old, self._post)
+            cotangents = torch.autograd.grad(kl.sum(), outputs)
+        return network.vjp(Gaussian(*cotangents))
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)

@@ -1,0 +1,188 @@
+"""The interface of a task family: all episodes of one task advance in one call."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+
+class TaskVectorEnv(VectorEnv):
+    """A Gymnasium vector environment whose copies all face the same, exchangeable task.
+
+    A task family implements ``sample_tasks``, ``_set_task``, ``_reset`` and ``_step``; horizon, masks, seeding
+    and autoreset are done here once. Every copy draws from a generator of its own, seeded by ``seed + index``
+    as in Gymnasium's vector environments, so a batch of K copies equals K single ones.
+
+    With ``AutoresetMode.DISABLED`` (what rollouts use) a copy whose episode is over stands still: its
+    observation stays, its reward is 0, and it remains done. With ``NEXT_STEP`` (Gymnasium's default) the step
+    after the last one resets the copy and ignores its action.
+
+    Args:
+        num_envs: number of copies.
+        max_episode_steps: horizon H; an episode that reaches it is truncated.
+        autoreset_mode: ``NEXT_STEP`` or ``DISABLED``.
+    """
+
+    task_space: gymnasium.Space[Any]
+    single_observation_space: gymnasium.spaces.Box
+    single_action_space: gymnasium.spaces.Box
+    _autoreset_modes: ClassVar = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        max_episode_steps: int,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Box,
+        task_space: gymnasium.Space[Any],
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+    ) -> None:
+        for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a positive integer")
+        mode = AutoresetMode(autoreset_mode)
+        if mode not in self._autoreset_modes:
+            allowed = ", ".join(m.value for m in self._autoreset_modes)
+            raise ValueError(f"autoreset_mode is {mode.value!r}; allowed: {allowed}")
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.task_space = task_space
+        self.render_mode = render_mode
+        self.metadata = {**self.metadata, "autoreset_mode": mode}
+        self._mode = mode
+        self._task: Any = None
+        self._generators: list[np.random.Generator] = []
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._terminated = np.zeros(num_envs, bool)
+        self._truncated = np.zeros(num_envs, bool)
+        self._started = False
+
+    # --- what a task family implements
+
+    @abstractmethod
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """``n`` tasks drawn from the family's distribution, stacked along the first axis."""
+
+    def _set_task(self, task: Any) -> None:
+        """Take over a validated task. It changes rewards (and termination), nothing else."""
+
+    @abstractmethod
+    def _reset(self, mask: np.ndarray) -> None:
+        """Bring the copies marked in ``mask`` to an initial state, drawing from ``self._generators``."""
+
+    @abstractmethod
+    def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Advance the copies marked in ``active``; rewards and terminations ``[num_envs]`` (others ignored)."""
+
+    @abstractmethod
+    def _observe(self) -> np.ndarray:
+        """Observations ``[num_envs, obs]`` of the present state, as an array the caller may keep."""
+
+    # --- Gymnasium's interface
+
+    @property
+    def task(self) -> Any:
+        """The present task, or None before the first ``set_task`` or ``reset``."""
+        return self._task
+
+    def set_task(self, task: Any) -> None:
+        """Make ``task`` the task of all copies from the next step on.
+
+        Raises:
+            ValueError: the task is not an element of ``task_space``.
+        """
+        value = task
+        if isinstance(self.task_space, gymnasium.spaces.Box):
+            value = np.asarray(task, dtype=self.task_space.dtype)
+        if not self.task_space.contains(value):
+            raise ValueError(
+                f"{type(self).__name__}.set_task: task is {task!r}; allowed: {self.task_space}"
+            )
+        self._task = value
+        self._set_task(value)
+
+    def reset(  # type: ignore[override]  # Gymnasium annotates seed as int only, but documents a list too
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes.
+
+        Args:
+            seed: copy k draws from a generator seeded with ``seed + k``, or with ``seed[k]``; None goes on
+                with the present generators.
+            options: ``{"reset_mask": bool array [num_envs]}`` resets only the marked copies.
+        """
+        mask = np.ones(self.num_envs, bool)
+        if options and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"], bool)
+            if mask.shape != (self.num_envs,):
+                raise ValueError(
+                    f"reset: reset_mask has shape {mask.shape}; it must be ({self.num_envs},)"
+                )
+        self._seed(seed)
+        if self._task is None:
+            self.set_task(self.sample_tasks(1, np.random.default_rng(self._generators[0]))[0])
+        self._begin(mask)
+        self._started = True
+        return self._observe(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance all copies whose episodes run; see the class for what finished copies do."""
+        if not self._started:
+            raise gymnasium.error.ResetNeeded(f"{type(self).__name__}.step was called before reset")
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(
+                f"{type(self).__name__}.step: actions have shape {actions.shape}; "
+                f"they must be {self.action_space.shape}"
+            )
+        done = self._terminated | self._truncated
+        any_done = bool(done.any())
+        active = ~done if any_done else done | True
+        rewards, terminated = self._step(actions, active)
+        self._elapsed += active
+        if any_done:
+            rewards = np.where(active, rewards, 0)
+            terminated = np.where(active, terminated, self._terminated)
+            if self._mode is AutoresetMode.NEXT_STEP:
+                self._terminated = terminated & active
+                self._truncated = np.zeros(self.num_envs, bool)
+                self._begin(done)
+                terminated = self._terminated
+        self._terminated = terminated
+        self._truncated = (self._elapsed >= self.max_episode_steps) & ~terminated
+        return self._observe(), rewards, self._terminated, self._truncated, {}
+
+    # --- shared machinery
+
+    def _begin(self, mask: np.ndarray) -> None:
+        self._elapsed[mask] = 0
+        self._terminated = self._terminated & ~mask
+        self._truncated = self._truncated & ~mask
+        self._reset(mask)
+
+    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
+        if seed is None and self._generators:
+            return
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seeds = [seed + k for k in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"reset: {len(seeds)} seeds were given for {self.num_envs} copies")
+        self._generators = [np.random.default_rng(s) for s in seeds]

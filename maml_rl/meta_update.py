@@ -1,0 +1,214 @@
+"""Line 10 of Algorithm 3: the meta-objective, its gradient and curvature, and one trust-region step.
+
+The objective re-adapts from the trial parameters on the stored pre-adaptation data and measures surrogate and
+KL on the post-adaptation data. Everything here is a function of parameters and samples; Ray is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maml_rl.batch import Samples
+from maml_rl.curvature import Blocks, ChunkCurvature, Scratch, from_blocks, to_blocks
+from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
+from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
+from maml_rl.policy import Gaussian, GaussianMLP
+from maml_rl.trpo import LinearOperator, LineSearch, StepResult, trust_region_step
+
+HVPS = ("finite_difference", "exact")
+INNER_LR = "inner_lr."
+"""Prefix of the learned step sizes among the meta-parameters: ``inner_lr.<name of the parameter>``."""
+
+
+@dataclass(frozen=True)
+class MetaUpdateSettings:
+    """What the meta-update needs to know; ``MAMLConfig.training`` gives meanings and sources."""
+
+    inner_lr: float
+    max_kl: float = 0.01
+    first_order: bool = False
+    hvp: str = "finite_difference"
+    hvp_step: float = 0.03
+    curvature_fraction: float = 1.0
+    cg_iterations: int = 10
+    cg_residual_tol: float = 1e-10
+    cg_damping: float = 1e-5
+    line_search: LineSearch = field(default_factory=LineSearch)
+
+
+class Chunk(NamedTuple):
+    """Data of a few tasks: the samples of each inner step, and the post-adaptation samples."""
+
+    pre: tuple[Samples, ...]
+    post: Samples
+
+
+def split_meta_params(meta_params: Params, inner_lr: float) -> tuple[Params, InnerLR]:
+    """(theta, alpha): alpha is the fixed ``inner_lr``, or the learned step sizes among the meta-parameters."""
+    theta = {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
+    learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
+    return theta, learned or inner_lr
+
+
+def adapt_policy(
+    spec: GaussianMLP,
+    meta_params: Params,
+    pre: Sequence[Samples],
+    inner_lr: float,
+    *,
+    first_order: bool = False,
+) -> Params:
+    """theta'_i of every task (lines 6-7 of Algorithm 3), stacked over tasks."""
+    theta, step_size = split_meta_params(meta_params, inner_lr)
+
+    def loss(params: Params, samples: Samples) -> Float[Tensor, " tasks"]:
+        return policy_gradient_loss(spec(params, samples.observations), samples)
+
+    start = stack_params(theta, len(pre[0].weights))
+    return adapt(loss, start, pre, step_size, first_order=first_order)
+
+
+class MetaObjective:
+    """Mean over tasks of the surrogate loss and of the KL to the policies adapted from ``meta_params``."""
+
+    def __init__(
+        self,
+        spec: GaussianMLP,
+        meta_params: Params,
+        pre: Sequence[Samples],
+        post: Samples,
+        settings: MetaUpdateSettings,
+    ) -> None:
+        self._spec, self._settings, self._tasks = spec, settings, len(post.weights)
+        self._learns_inner_lr = any(name.startswith(INNER_LR) for name in meta_params)
+        size = _tasks_per_chunk(post)
+        self._chunks = [
+            Chunk(tuple(s.tasks(i, i + size) for s in pre), post.tasks(i, i + size))
+            for i in range(0, self._tasks, size)
+        ]
+        self._blocks = self._to_blocks(meta_params)
+        self.start = torch.cat([block.flatten() for block in self._blocks])
+        self._old = [self._adapted_policy(meta_params, chunk) for chunk in self._chunks]
+
+    # The flat vector of the trust-region step holds the meta-blocks of ``curvature.py``.
+
+    def _to_blocks(self, meta_params: Params) -> Blocks:
+        theta, inner_lr = split_meta_params(meta_params, self._settings.inner_lr)
+        blocks = to_blocks(self._spec, theta)
+        return blocks + to_blocks(self._spec, dict(inner_lr)) if self._learns_inner_lr else blocks
+
+    def _unflatten(self, vector: Float[Tensor, " params"]) -> Blocks:
+        parts = vector.split([block.numel() for block in self._blocks])
+        return [part.view_as(block) for part, block in zip(parts, self._blocks, strict=True)]
+
+    def meta_params(self, vector: Float[Tensor, " params"]) -> Params:
+        """The meta-parameters that a flat vector stands for."""
+        blocks = self._unflatten(vector)
+        count = len(self._spec.layers) + 1
+        params = from_blocks(self._spec, blocks[:count])
+        if self._learns_inner_lr:
+            learned = from_blocks(self._spec, blocks[count:])
+            params |= {INNER_LR + name: value for name, value in learned.items()}
+        return params
+
+    def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Gaussian:
+        adapted = adapt_policy(
+            self._spec, meta_params, chunk.pre, self._settings.inner_lr, first_order=True
+        )
+        with torch.no_grad():
+            return self._spec(adapted, chunk.post.observations)
+
+    def loss_and_kl(self, vector: Float[Tensor, " params"]) -> tuple[float, float]:
+        """Surrogate loss and KL at the meta-parameters ``vector``, means over tasks."""
+        meta_params = self.meta_params(vector)
+        loss = kl = 0.0
+        for chunk, old in zip(self._chunks, self._old, strict=True):
+            policy = self._adapted_policy(meta_params, chunk)
+            chunk_loss, chunk_kl = surrogate_and_kl(policy, old, chunk.post)
+            loss += float(chunk_loss.sum())
+            kl += float(chunk_kl.sum())
+        return loss / self._tasks, kl / self._tasks
+
+    def linearize(self) -> tuple[Float[Tensor, " params"], LinearOperator]:
+        """Gradient of the loss at ``start``, and ``v -> (Hessian of the KL + damping) v`` there."""
+        settings, scratch = self._settings, Scratch()
+        curvatures = [self._curvature(chunk, scratch) for chunk in self._chunks]
+        gradient = self._mean([c.surrogate_gradient() for c in curvatures])
+        stride = round(1 / settings.curvature_fraction)
+        if stride > 1:
+            # The old policies are adapted from the same thinned samples: only then is the KL's gradient zero
+            # at the centre, which both kinds of product rely on.
+            thin = [Chunk(tuple(s.every(stride) for s in c.pre), c.post.every(stride)) for c in self._chunks]
+            curvatures = [self._curvature(chunk, scratch) for chunk in thin]
+
+        def product(v: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
+            blocks = self._unflatten(v)
+            if settings.hvp == "exact":
+                products = [c.exact_product(blocks) for c in curvatures]
+            else:
+                step = settings.hvp_step / float(v.norm())
+                products = [c.finite_difference_product(blocks, step) for c in curvatures]
+            return self._mean(products) + settings.cg_damping * v
+
+        return gradient, product
+
+    def _mean(self, chunk_sums: Sequence[Blocks]) -> Float[Tensor, " params"]:
+        vectors = [torch.cat([x.flatten() for x in blocks]) for blocks in chunk_sums]
+        return torch.stack(vectors).sum(0) / self._tasks
+
+    def _curvature(self, chunk: Chunk, scratch: Scratch) -> ChunkCurvature:
+        return ChunkCurvature(
+            self._spec,
+            self._blocks,
+            chunk.pre,
+            chunk.post,
+            None if self._learns_inner_lr else self._settings.inner_lr,
+            scratch,
+            first_order=self._settings.first_order,
+        )
+
+
+def _tasks_per_chunk(post: Samples) -> int:
+    """All tasks at once on a GPU; on a CPU as many as keep the work arrays near the processor's cache."""
+    tasks, samples = post.weights.shape
+    return tasks if post.weights.is_cuda else max(1, 8000 // samples)
+
+
+def meta_update(
+    spec: GaussianMLP,
+    meta_params: Params,
+    pre: Sequence[Samples],
+    post: Samples,
+    settings: MetaUpdateSettings,
+) -> tuple[Params, StepResult]:
+    """One TRPO step on the meta-objective (Finn et al. 2017, Algorithm 3, line 10).
+
+    Args:
+        meta_params: theta, and the learned step sizes if any (not stacked over tasks).
+        pre: the samples each inner step adapts on, in order.
+        post: the samples drawn with the adapted policies.
+
+    Returns:
+        The new meta-parameters and what the step did; they are the old ones when it was not accepted.
+    """
+    objective = MetaObjective(spec, meta_params, pre, post, settings)
+    loss_before, _ = objective.loss_and_kl(objective.start)
+    gradient, product = objective.linearize()
+    result = trust_region_step(
+        objective.start,
+        gradient,
+        product,
+        objective.loss_and_kl,
+        loss_before=loss_before,
+        max_kl=settings.max_kl,
+        cg_iterations=settings.cg_iterations,
+        cg_residual_tol=settings.cg_residual_tol,
+        search=settings.line_search,
+    )
+    return (objective.meta_params(result.params) if result.accepted else meta_params), result
