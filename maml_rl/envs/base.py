@@ -32,6 +32,8 @@ class TaskVectorEnv(VectorEnv):
     task_space: gymnasium.Space[Any]
     single_observation_space: gymnasium.spaces.Box
     single_action_space: gymnasium.spaces.Box
+    diverged_episodes: int = 0
+    """Episodes, since construction, that ended because the simulation left the finite numbers."""
     _autoreset_modes: ClassVar = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
 
     def __init__(

@@ -1,0 +1,138 @@
+"""The learner actor: adapted policies and the meta-update, on whatever device RLlib gave it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModule
+
+from maml_rl.batch import Samples, Trajectories, make_samples
+from maml_rl.env_runner import Block
+from maml_rl.meta_update import adapt_policy, meta_update
+from maml_rl.policy import Params
+from maml_rl.rl_module import GaussianMLPModule
+from maml_rl.rollout import Phase, stream
+
+MODULE = "default_policy"
+NumpyParams = dict[str, np.ndarray]
+
+
+class MAMLLearner(TorchLearner):
+    """RLlib learner whose update is one trust-region step on the meta-objective.
+
+    ``adapt`` receives the trajectories of one inner step and keeps its samples; ``meta_update`` receives the
+    post-adaptation trajectories and uses them all.
+    """
+
+    def build(self) -> None:
+        super().build()
+        seed = stream(self.config.seed, Phase.INIT).generate_state(1)[0]
+        self._rl_module.set_meta_params(self._rl_module.spec.init_params(int(seed)))
+        self._pre: list[Samples] = []
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """None: the trust-region step has no optimiser state."""
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        raise RuntimeError("MAMLLearner is updated through adapt() and meta_update()")
+
+    def rl_module_is_compatible(self, module: RLModule) -> bool:
+        return isinstance(module, GaussianMLPModule)
+
+    @property
+    def _rl_module(self) -> GaussianMLPModule:
+        module: GaussianMLPModule = self.module[MODULE]
+        return module
+
+    def meta_params(self) -> NumpyParams:
+        """The meta-parameters theta (and learned step sizes), as numpy arrays."""
+        return _to_numpy(self._rl_module.meta_params())
+
+    def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, dict[str, float]]:
+        """Lines 6-7: every task's parameters after the inner steps so far.
+
+        Args:
+            blocks: trajectories (or references) of all tasks, drawn after ``inner_step`` inner steps.
+
+        Returns:
+            The adapted parameters stacked over tasks, and timings.
+
+        Raises:
+            NonFiniteError: a trajectory holds a NaN or an infinity; the message names the task.
+        """
+        started = time.perf_counter()
+        samples = self._samples(blocks)
+        self._pre = [*self._pre[:inner_step], samples]
+        adapted = adapt_policy(
+            self._rl_module.spec,
+            self._rl_module.meta_params(),
+            self._pre,
+            self.config.inner_lr,
+            first_order=True,  # the values are the same, and no graph is kept
+        )
+        _check_finite("adapted parameters", adapted)
+        return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
+
+    def meta_update(self, blocks: Sequence[Block]) -> dict[str, float]:
+        """Line 10: one trust-region step of theta; returns its metrics.
+
+        Raises:
+            NonFiniteError: as in ``adapt``, or the gradient is not finite. theta stays as it was.
+        """
+        started = time.perf_counter()
+        module = self._rl_module
+        params, step = meta_update(
+            module.spec,
+            module.meta_params(),
+            self._pre,
+            self._samples(blocks),
+            self.config.meta_update_settings(),
+        )
+        if not np.isfinite(step.gradient_norm):
+            raise NonFiniteError("the meta-gradient is not finite")
+        module.set_meta_params(params)
+        self._weights_seq_no += 1
+        return {
+            "loss_before": step.loss_before,
+            "loss_after": step.loss_after,
+            "kl": step.kl,
+            "step_accepted": float(step.accepted),
+            "backtracks": step.backtracks,
+            "gradient_norm": step.gradient_norm,
+            "meta_update": time.perf_counter() - started,
+        }
+
+    def _samples(self, blocks: Sequence[Block]) -> Samples:
+        trajectories: list[Trajectories] = []
+        for block in blocks:
+            trajectories += ray.get(block) if isinstance(block, ray.ObjectRef) else block
+        for task, task_trajectories in enumerate(trajectories):
+            if field := task_trajectories.nonfinite_field():
+                raise NonFiniteError(f"{field} of task {task} hold a NaN or an infinity")
+        return make_samples(
+            trajectories,
+            gamma=self.config.gamma,
+            gae_lambda=self.config.gae_lambda,
+            device=self.device,
+        )
+
+
+class NonFiniteError(ArithmeticError):
+    """Data or a gradient is not finite: the update is refused."""
+
+
+def _check_finite(what: str, params: Params) -> None:
+    for name, value in params.items():
+        bad = ~torch.isfinite(value.flatten(1)).all(-1)
+        if bad.any():
+            raise NonFiniteError(f"{what} of task {int(bad.nonzero()[0])} are not finite ({name})")
+
+
+def _to_numpy(params: Params) -> NumpyParams:
+    return {name: value.detach().cpu().numpy() for name, value in params.items()}
