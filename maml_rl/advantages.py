@@ -32,9 +32,7 @@ def generalized_advantages(
     return _discounted_sums(residuals, gamma * gae_lambda) * mask
 
 
-def _discounted_sums(
-    x: Float[Tensor, "*batch horizon"], factor: float
-) -> Float[Tensor, "*batch horizon"]:
+def _discounted_sums(x: Float[Tensor, "*batch horizon"], factor: float) -> Float[Tensor, "*batch horizon"]:
     sums = torch.empty_like(x)
     running = torch.zeros_like(x[..., 0])
     for t in reversed(range(x.shape[-1])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,11 +67,11 @@ class Samples(NamedTuple):
         longest = int((self.weights[start:stop] != 0).sum(-1).max())
         return Samples(*(field[start:stop, :longest] for field in self))
 
-    def every(self, stride: int) -> Samples:
-        """Every ``stride``-th sample of each task, the weights scaled to remain a mean."""
-        if stride == 1:
-            return self
-        thin = Samples(*(field[:, ::stride] for field in self))
+    def thinned(self, fraction: float) -> Samples:
+        """An evenly spaced ``fraction`` of each task's samples, the weights scaled to remain a mean."""
+        count = math.ceil(self.weights.shape[1] * fraction)
+        index = (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
+        thin = Samples(*(field[:, index] for field in self))
         total = thin.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(thin.weights.dtype).tiny)
         return thin._replace(weights=thin.weights / total)
 
@@ -91,9 +92,7 @@ def make_samples(
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
 
-    observations, actions, rewards, lengths = map(
-        stack, ("observations", "actions", "rewards", "lengths")
-    )
+    observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
     mask = torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
     returns = discounted_returns(rewards, gamma)
     values = linear_feature_baseline(observations, returns, mask)

@@ -26,7 +26,7 @@ Activation = Literal["relu", "tanh"]
 _UNUSED = {
     "lr": "the meta-update is a trust-region step (max_kl); the inner step size is inner_lr",
     "grad_clip": "the meta-update is a trust-region step (max_kl)",
-    "train_batch_size_per_learner": "a batch is meta_batch_size x episodes_per_task episodes",
+    "_train_batch_size_per_learner": "a batch is meta_batch_size x episodes_per_task episodes",
     "train_batch_size": "a batch is meta_batch_size x episodes_per_task episodes",
     "num_epochs": "each batch is used for one trust-region step",
     "minibatch_size": "each batch is used as a whole",
@@ -75,7 +75,7 @@ class MAMLConfig(AlgorithmConfig):
         self.gae_lambda: float = 1.0  # code
         self.max_kl: float = 0.01  # code
         self.hvp: HVP = "finite_difference"  # sec. 5.3
-        self.hvp_step: float = 0.03  # measured against the exact product: see the README
+        self.hvp_step: float = 0.005  # measured against the exact product: see the README
         self.curvature_fraction: float = 1.0
         self.cg_iterations: int = 10  # code
         self.cg_residual_tol: float = 1e-10  # code
@@ -92,7 +92,7 @@ class MAMLConfig(AlgorithmConfig):
         self.num_env_runners = 0
         self.sample_timeout_s = 600.0
 
-    def training(  # type: ignore[override]  # a subset of RLlib's arguments: the others have no effect here
+    def training(
         self,
         *,
         inner_lr: float = NotProvided,
@@ -117,6 +117,7 @@ class MAMLConfig(AlgorithmConfig):
         activation: Activation = NotProvided,
         initial_std: float = NotProvided,
         min_std: float = NotProvided,
+        **rllib: Any,
     ) -> Self:
         """Set the algorithm's parameters.
 
@@ -133,7 +134,7 @@ class MAMLConfig(AlgorithmConfig):
             max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
             hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
             hvp_step: length of the finite-difference displacement of the parameters.
-            curvature_fraction: fraction of the samples, in (0, 1], that Hessian-vector products use.
+            curvature_fraction: fraction of the samples, in (0, 1], that Hessian-vector products use (of both phases).
             cg_iterations: conjugate-gradient iterations.
             cg_residual_tol: squared residual below which conjugate gradient stops.
             cg_damping: added to the diagonal of the Hessian.
@@ -143,10 +144,12 @@ class MAMLConfig(AlgorithmConfig):
             activation: of the hidden layers, ``relu`` or ``tanh``.
             initial_std: initial standard deviation of the actions, whose unit is half the action range.
             min_std: lower bound of the standard deviation.
+            rllib: RLlib's own arguments; those without effect on MAML are refused by ``validate``.
         """
         given = {k: v for k, v in locals().items() if k in TRAINING_FIELDS and v is not NotProvided}
         for name, value in given.items():
             setattr(self, name, value)
+        super().training(**rllib)
         return self
 
     def validate(self) -> None:
@@ -171,7 +174,9 @@ class MAMLConfig(AlgorithmConfig):
 
     def _reject_unknown_fields(self) -> None:
         default = MAMLConfig()
-        unknown = sorted(set(vars(self)) - set(vars(default)) - set(default.get_state()))
+        known = {*vars(default), *default.get_state()}
+        # Ray Tune adds names like __stdout_file__.
+        unknown = sorted(name for name in vars(self) if name not in known and not name.startswith("__"))
         if unknown:
             raise ValueError(f"unknown config field(s): {', '.join(unknown)}")
 

@@ -25,6 +25,7 @@ gradients are part of the matrix products.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -57,8 +58,8 @@ def from_blocks(spec: GaussianMLP, blocks: Blocks) -> Params:
     return params
 
 
-class Scratch:
-    """Work arrays shared by all chunks: a fresh large array costs a page fault per 4 KiB at every use."""
+class Scratch(threading.local):
+    """Work arrays of one thread, shared by all chunks: a fresh large array costs a page fault per 4 KiB."""
 
     def __init__(self) -> None:
         self._arrays: dict[tuple[str, int, int, int], Tensor] = {}
@@ -101,9 +102,7 @@ class Network:
             else:
                 torch.clamp(z, min=0, out=hidden[..., :-1])
             self._inputs.append(hidden)
-        self.outputs = Gaussian(
-            torch.bmm(self._inputs[-1], blocks[-2]), blocks[-1].clamp(min=min_log_std)
-        )
+        self.outputs = Gaussian(torch.bmm(self._inputs[-1], blocks[-2]), blocks[-1].clamp(min=min_log_std))
         self._tangents: list[Tensor] = []
         self._errors: list[Tensor] = []
 
@@ -111,7 +110,7 @@ class Network:
         return self._scratch(name, self._inputs[0], width)
 
     def _times_slope(self, x: Tensor, layer: int) -> Tensor:
-        """x times the activation's derivative at hidden ``layer``, in place."""
+        """X times the activation's derivative at hidden ``layer``, in place."""
         h = self._inputs[layer + 1][..., :-1]
         if self._tanh:
             return x.sub_(x * h * h)
@@ -190,7 +189,9 @@ class InnerStep:
         *,
         keep: bool = True,
     ) -> None:
-        self._inner_lr = inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)
+        self._inner_lr: Sequence[float | Tensor] = (
+            inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)
+        )
         self._network = Network(spec, blocks, inputs, scratch, keep=keep)
         with torch.enable_grad():
             self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._network.outputs))
@@ -251,9 +252,7 @@ class ChunkCurvature:
         self._pre = [(_with_ones(samples.observations), samples) for samples in pre]
         self._post_inputs, self._post = _with_ones(post.observations), post
         self._steps = self._adapt(meta, keep=True)
-        self._network = Network(
-            spec, self._steps[-1].adapted, self._post_inputs, scratch, keep=True
-        )
+        self._network = Network(spec, self._steps[-1].adapted, self._post_inputs, scratch, keep=True)
         self._old = self._network.outputs
         with torch.enable_grad():
             self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
@@ -266,9 +265,7 @@ class ChunkCurvature:
         start = [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
         steps: list[InnerStep] = []
         for inputs, samples in self._pre:
-            step = InnerStep(
-                self._spec, start, inputs, samples, inner_lr, self._scratch, keep=keep
-            )
+            step = InnerStep(self._spec, start, inputs, samples, inner_lr, self._scratch, keep=keep)
             steps.append(step)
             start = step.adapted
         return steps
@@ -278,8 +275,7 @@ class ChunkCurvature:
         lr_gradient: Blocks = [torch.zeros_like(block) for block in self._meta[self._blocks :]]
         for step in reversed(self._steps):
             lr_gradient = [
-                total - (g * x).sum(0)
-                for total, g, x in zip(lr_gradient, step.gradient, w, strict=False)
+                total - (g * x).sum(0) for total, g, x in zip(lr_gradient, step.gradient, w, strict=False)
             ]
             w = w if self._first_order else step.vjp(w)
         return [*(x.sum(0) for x in w), *lr_gradient]
@@ -314,9 +310,7 @@ class ChunkCurvature:
     def finite_difference_product(self, v: Blocks, step: float) -> Blocks:
         """The same from the KL gradients in the adapted parameters at theta + step v and theta - step v."""
         above, below = self._kl_gradient(v, step), self._kl_gradient(v, -step)
-        return self.pull_back(
-            [(a - b) / (2 * step) for a, b in zip(above, below, strict=True)]
-        )
+        return self.pull_back([(a - b) / (2 * step) for a, b in zip(above, below, strict=True)])
 
     def _kl_gradient(self, v: Blocks, step: float) -> Blocks:
         if self._first_order:  # the inner gradients are constants: the displacement passes unchanged

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -24,7 +24,7 @@ from maml_rl.rollout import Phase, rollout, stream
 
 logger = logging.getLogger("maml_rl")
 
-Block = ray.ObjectRef | list[Trajectories]
+Block: TypeAlias = ray.ObjectRef | list[Trajectories]
 """Trajectories of consecutive tasks: a reference into the object store, or the list itself if local."""
 
 
@@ -79,7 +79,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         assert self.env is not None
 
-    def get_spaces(self) -> dict[str, tuple[gymnasium.Space, gymnasium.Space]]:
+    def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
         spaces = (self.env.single_observation_space, self.env.single_action_space)
         return {"__env__": spaces, "default_policy": spaces}
 
@@ -87,7 +87,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         """``n`` tasks from the environment's distribution, from the stream named ``(seed, *key)``."""
         return self.env.sample_tasks(n, np.random.default_rng(stream(seed, *key)))
 
-    def sample(  # type: ignore[override]  # RLlib leaves the signature to the subclass
+    def sample(
         self, block: TaskBlock, params: dict[str, np.ndarray]
     ) -> tuple[RolloutSummary, list[Trajectories]]:
         """One phase's episodes of each task of ``block``.
@@ -158,9 +158,7 @@ def collect(
         return [summary], [trajectories]
 
     size = -(-len(tasks) // (4 * group.num_remote_env_runners()))
-    blocks = [
-        TaskBlock(i, tasks[i : i + size], seed, phase) for i in range(0, len(tasks), size)
-    ]
+    blocks = [TaskBlock(i, tasks[i : i + size], seed, phase) for i in range(0, len(tasks), size)]
     done = _dispatch(group, blocks, ray.put(params), timeout_s)
     return [summary for summary, _ in done], [block for _, block in done]
 

@@ -14,7 +14,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 
 from maml_rl.batch import Samples, Trajectories, make_samples
 from maml_rl.env_runner import Block
-from maml_rl.meta_update import adapt_policy, meta_update
+from maml_rl.meta_update import adapt_in_chunks, meta_update
+from maml_rl.parallel import threads_over_chunks
 from maml_rl.policy import Params
 from maml_rl.rl_module import GaussianMLPModule
 from maml_rl.rollout import Phase, stream
@@ -69,13 +70,14 @@ class MAMLLearner(TorchLearner):
         started = time.perf_counter()
         samples = self._samples(blocks)
         self._pre = [*self._pre[:inner_step], samples]
-        adapted = adapt_policy(
-            self._rl_module.spec,
-            self._rl_module.meta_params(),
-            self._pre,
-            self.config.inner_lr,
-            first_order=True,  # the values are the same, and no graph is kept
-        )
+        with threads_over_chunks() as parallel_map:
+            adapted = adapt_in_chunks(
+                self._rl_module.spec,
+                self._rl_module.meta_params(),
+                self._pre,
+                self.config.inner_lr,
+                parallel_map,
+            )
         _check_finite("adapted parameters", adapted)
         return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
 
@@ -87,13 +89,16 @@ class MAMLLearner(TorchLearner):
         """
         started = time.perf_counter()
         module = self._rl_module
-        params, step = meta_update(
-            module.spec,
-            module.meta_params(),
-            self._pre,
-            self._samples(blocks),
-            self.config.meta_update_settings(),
-        )
+        post = self._samples(blocks)
+        with threads_over_chunks() as parallel_map:
+            params, step = meta_update(
+                module.spec,
+                module.meta_params(),
+                self._pre,
+                post,
+                self.config.meta_update_settings(),
+                parallel_map,
+            )
         if not np.isfinite(step.gradient_norm):
             raise NonFiniteError("the meta-gradient is not finite")
         module.set_meta_params(params)

@@ -15,7 +15,7 @@ from ray.tune.registry import register_trainable
 from maml_rl.config import MAMLConfig
 from maml_rl.env_runner import Block, RolloutSummary, collect, sampling_phase
 from maml_rl.envs import make_task_env
-from maml_rl.learner import MAMLLearner, NonFiniteError, NumpyParams
+from maml_rl.learner import NonFiniteError, NumpyParams
 from maml_rl.resources import check_resources
 from maml_rl.rollout import Phase
 
@@ -79,9 +79,7 @@ class MAML(Algorithm):
 
     def _sample_tasks(self) -> np.ndarray:
         runner = self.env_runner_group.local_env_runner
-        return runner.sample_tasks(
-            self.config.meta_batch_size, self.config.seed, Phase.TASKS, self.iteration
-        )
+        return runner.sample_tasks(self.config.meta_batch_size, self.config.seed, Phase.TASKS, self.iteration)
 
     def _collect(self, tasks: np.ndarray, params: NumpyParams, inner_step: int) -> list[Block]:
         started = time.perf_counter()
@@ -137,9 +135,7 @@ class MAML(Algorithm):
         for name, value in seconds.items():
             self.metrics.log_value(("seconds", name), value, reduce="sum")
 
-    def _log_rollouts(
-        self, summaries: list[RolloutSummary], inner_step: int, seconds: float
-    ) -> None:
+    def _log_rollouts(self, summaries: list[RolloutSummary], inner_step: int, seconds: float) -> None:
         returns = [value for summary in summaries for value in summary.returns]
         mean = float(np.mean(returns))
         if inner_step == 0:

@@ -6,8 +6,10 @@ KL on the post-adaptation data. Everything here is a function of parameters and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import methodcaller
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor
 from maml_rl.batch import Samples
 from maml_rl.curvature import Blocks, ChunkCurvature, Scratch, from_blocks, to_blocks
 from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
-from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
+from maml_rl.meta_learner import InnerLR, LossFn, Params, adapt, stack_params
+from maml_rl.parallel import Map
 from maml_rl.policy import Gaussian, GaussianMLP
 from maml_rl.trpo import LinearOperator, LineSearch, StepResult, trust_region_step
 
@@ -34,7 +37,7 @@ class MetaUpdateSettings:
     max_kl: float = 0.01
     first_order: bool = False
     hvp: str = "finite_difference"
-    hvp_step: float = 0.03
+    hvp_step: float = 0.005
     curvature_fraction: float = 1.0
     cg_iterations: int = 10
     cg_residual_tol: float = 1e-10
@@ -48,12 +51,25 @@ class Chunk(NamedTuple):
     pre: tuple[Samples, ...]
     post: Samples
 
+    def thinned(self, fraction: float) -> Chunk:
+        """A fraction of the samples of every phase."""
+        return Chunk(tuple(samples.thinned(fraction) for samples in self.pre), self.post.thinned(fraction))
+
 
 def split_meta_params(meta_params: Params, inner_lr: float) -> tuple[Params, InnerLR]:
     """(theta, alpha): alpha is the fixed ``inner_lr``, or the learned step sizes among the meta-parameters."""
     theta = {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
     learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
     return theta, learned or inner_lr
+
+
+def inner_loss(spec: GaussianMLP) -> LossFn[Samples]:
+    """The inner loss of a policy, as ``meta_learner.adapt`` takes it."""
+
+    def loss(params: Params, samples: Samples) -> Float[Tensor, " tasks"]:
+        return policy_gradient_loss(spec(params, samples.observations), samples)
+
+    return loss
 
 
 def adapt_policy(
@@ -66,16 +82,36 @@ def adapt_policy(
 ) -> Params:
     """theta'_i of every task (lines 6-7 of Algorithm 3), stacked over tasks."""
     theta, step_size = split_meta_params(meta_params, inner_lr)
-
-    def loss(params: Params, samples: Samples) -> Float[Tensor, " tasks"]:
-        return policy_gradient_loss(spec(params, samples.observations), samples)
-
     start = stack_params(theta, len(pre[0].weights))
-    return adapt(loss, start, pre, step_size, first_order=first_order)
+    return adapt(inner_loss(spec), start, pre, step_size, first_order=first_order)
+
+
+def adapt_in_chunks(
+    spec: GaussianMLP,
+    meta_params: Params,
+    pre: Sequence[Samples],
+    inner_lr: float,
+    parallel_map: Map = map,
+) -> Params:
+    """The values of ``adapt_policy``, computed chunk by chunk and without a graph."""
+    size = _tasks_per_chunk(pre[0])
+
+    def adapt_chunk(start: int) -> Params:
+        chunk = [samples.tasks(start, start + size) for samples in pre]
+        return adapt_policy(spec, meta_params, chunk, inner_lr, first_order=True)
+
+    parts = list(parallel_map(adapt_chunk, range(0, len(pre[0].weights), size)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 class MetaObjective:
-    """Mean over tasks of the surrogate loss and of the KL to the policies adapted from ``meta_params``."""
+    """Mean over tasks of the surrogate loss and of the KL to the policies adapted from ``meta_params``.
+
+    Args:
+        pre: the samples each inner step adapts on, in order.
+        post: the samples drawn with the adapted policies.
+        parallel_map: how chunks of tasks are mapped: see ``parallel.py``.
+    """
 
     def __init__(
         self,
@@ -84,8 +120,10 @@ class MetaObjective:
         pre: Sequence[Samples],
         post: Samples,
         settings: MetaUpdateSettings,
+        parallel_map: Map = map,
     ) -> None:
         self._spec, self._settings, self._tasks = spec, settings, len(post.weights)
+        self._map = parallel_map
         self._learns_inner_lr = any(name.startswith(INNER_LR) for name in meta_params)
         size = _tasks_per_chunk(post)
         self._chunks = [
@@ -94,14 +132,14 @@ class MetaObjective:
         ]
         self._blocks = self._to_blocks(meta_params)
         self.start = torch.cat([block.flatten() for block in self._blocks])
-        self._old = [self._adapted_policy(meta_params, chunk) for chunk in self._chunks]
+        self._old = list(self._map(partial(self._adapted_policy, meta_params), self._chunks))
 
     # The flat vector of the trust-region step holds the meta-blocks of ``curvature.py``.
 
     def _to_blocks(self, meta_params: Params) -> Blocks:
         theta, inner_lr = split_meta_params(meta_params, self._settings.inner_lr)
         blocks = to_blocks(self._spec, theta)
-        return blocks + to_blocks(self._spec, dict(inner_lr)) if self._learns_inner_lr else blocks
+        return blocks if isinstance(inner_lr, float) else blocks + to_blocks(self._spec, dict(inner_lr))
 
     def _unflatten(self, vector: Float[Tensor, " params"]) -> Blocks:
         parts = vector.split([block.numel() for block in self._blocks])
@@ -118,51 +156,51 @@ class MetaObjective:
         return params
 
     def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Gaussian:
-        adapted = adapt_policy(
-            self._spec, meta_params, chunk.pre, self._settings.inner_lr, first_order=True
-        )
+        adapted = adapt_policy(self._spec, meta_params, chunk.pre, self._settings.inner_lr, first_order=True)
         with torch.no_grad():
             return self._spec(adapted, chunk.post.observations)
 
     def loss_and_kl(self, vector: Float[Tensor, " params"]) -> tuple[float, float]:
         """Surrogate loss and KL at the meta-parameters ``vector``, means over tasks."""
         meta_params = self.meta_params(vector)
-        loss = kl = 0.0
-        for chunk, old in zip(self._chunks, self._old, strict=True):
-            policy = self._adapted_policy(meta_params, chunk)
-            chunk_loss, chunk_kl = surrogate_and_kl(policy, old, chunk.post)
-            loss += float(chunk_loss.sum())
-            kl += float(chunk_kl.sum())
-        return loss / self._tasks, kl / self._tasks
+
+        def of_chunk(pair: tuple[Chunk, Gaussian]) -> Tensor:
+            chunk, old = pair
+            loss, kl = surrogate_and_kl(self._adapted_policy(meta_params, chunk), old, chunk.post)
+            return torch.stack([loss.sum(), kl.sum()])
+
+        sums = list(self._map(of_chunk, zip(self._chunks, self._old, strict=True)))
+        loss, kl = (torch.stack(sums).sum(0) / self._tasks).tolist()
+        return loss, kl
 
     def linearize(self) -> tuple[Float[Tensor, " params"], LinearOperator]:
         """Gradient of the loss at ``start``, and ``v -> (Hessian of the KL + damping) v`` there."""
         settings, scratch = self._settings, Scratch()
-        curvatures = [self._curvature(chunk, scratch) for chunk in self._chunks]
-        gradient = self._mean([c.surrogate_gradient() for c in curvatures])
-        stride = round(1 / settings.curvature_fraction)
-        if stride > 1:
+        curvature_of = partial(self._curvature, scratch)
+        curvatures = list(self._map(curvature_of, self._chunks))
+        gradient = self._mean(self._map(ChunkCurvature.surrogate_gradient, curvatures))
+        if settings.curvature_fraction < 1:
             # The old policies are adapted from the same thinned samples: only then is the KL's gradient zero
             # at the centre, which both kinds of product rely on.
-            thin = [Chunk(tuple(s.every(stride) for s in c.pre), c.post.every(stride)) for c in self._chunks]
-            curvatures = [self._curvature(chunk, scratch) for chunk in thin]
+            thin = [chunk.thinned(settings.curvature_fraction) for chunk in self._chunks]
+            curvatures = list(self._map(curvature_of, thin))
 
         def product(v: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
             blocks = self._unflatten(v)
             if settings.hvp == "exact":
-                products = [c.exact_product(blocks) for c in curvatures]
+                of_chunk = methodcaller("exact_product", blocks)
             else:
                 step = settings.hvp_step / float(v.norm())
-                products = [c.finite_difference_product(blocks, step) for c in curvatures]
-            return self._mean(products) + settings.cg_damping * v
+                of_chunk = methodcaller("finite_difference_product", blocks, step)
+            return self._mean(self._map(of_chunk, curvatures)) + settings.cg_damping * v
 
         return gradient, product
 
-    def _mean(self, chunk_sums: Sequence[Blocks]) -> Float[Tensor, " params"]:
+    def _mean(self, chunk_sums: Iterable[Blocks]) -> Float[Tensor, " params"]:
         vectors = [torch.cat([x.flatten() for x in blocks]) for blocks in chunk_sums]
         return torch.stack(vectors).sum(0) / self._tasks
 
-    def _curvature(self, chunk: Chunk, scratch: Scratch) -> ChunkCurvature:
+    def _curvature(self, scratch: Scratch, chunk: Chunk) -> ChunkCurvature:
         return ChunkCurvature(
             self._spec,
             self._blocks,
@@ -175,9 +213,12 @@ class MetaObjective:
 
 
 def _tasks_per_chunk(post: Samples) -> int:
-    """All tasks at once on a GPU; on a CPU as many as keep the work arrays near the processor's cache."""
+    """All tasks at once on a GPU; on a CPU as many as keep the work arrays near the processor's cache.
+
+    Not a matter of the number of threads, or results would depend on it.
+    """
     tasks, samples = post.weights.shape
-    return tasks if post.weights.is_cuda else max(1, 8000 // samples)
+    return tasks if post.weights.is_cuda else max(1, 4000 // samples)
 
 
 def meta_update(
@@ -186,6 +227,7 @@ def meta_update(
     pre: Sequence[Samples],
     post: Samples,
     settings: MetaUpdateSettings,
+    parallel_map: Map = map,
 ) -> tuple[Params, StepResult]:
     """One TRPO step on the meta-objective (Finn et al. 2017, Algorithm 3, line 10).
 
@@ -197,7 +239,7 @@ def meta_update(
     Returns:
         The new meta-parameters and what the step did; they are the old ones when it was not accepted.
     """
-    objective = MetaObjective(spec, meta_params, pre, post, settings)
+    objective = MetaObjective(spec, meta_params, pre, post, settings, parallel_map)
     loss_before, _ = objective.loss_and_kl(objective.start)
     gradient, product = objective.linearize()
     result = trust_region_step(

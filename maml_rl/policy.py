@@ -29,9 +29,7 @@ class Gaussian(NamedTuple):
     mean: Float[Tensor, "tasks samples actions"]
     log_std: Float[Tensor, "tasks actions"]
 
-    def log_prob(
-        self, actions: Float[Tensor, "tasks samples actions"]
-    ) -> Float[Tensor, "tasks samples"]:
+    def log_prob(self, actions: Float[Tensor, "tasks samples actions"]) -> Float[Tensor, "tasks samples"]:
         """Log-density of each action vector, *summed* over the action dimensions."""
         z = (actions - self.mean) * torch.exp(-self.log_std)[:, None]
         constant = self.log_std.sum(-1) + 0.5 * actions.shape[-1] * math.log(2 * math.pi)
@@ -126,9 +124,7 @@ class NumpyPolicy:
         """Mean actions ``[batch, actions]``; the array is overwritten by the next call."""
         x = observations
         last = len(self._weights) - 1
-        for i, (weight, bias, out) in enumerate(
-            zip(self._weights, self._biases, self._buffers, strict=True)
-        ):
+        for i, (weight, bias, out) in enumerate(zip(self._weights, self._biases, self._buffers, strict=True)):
             np.dot(x, weight, out=out)
             out += bias
             if i < last:

@@ -26,8 +26,7 @@ def check_resources(config: MAMLConfig) -> None:
     if learner_cpus == "auto":
         learner_cpus = 0 if config.num_gpus_per_learner else 1
     asked = {
-        "CPU": config.num_env_runners * config.num_cpus_per_env_runner
-        + config.num_learners * learner_cpus,
+        "CPU": config.num_env_runners * config.num_cpus_per_env_runner + config.num_learners * learner_cpus,
         "GPU": config.num_env_runners * config.num_gpus_per_env_runner
         + config.num_learners * config.num_gpus_per_learner,
     }

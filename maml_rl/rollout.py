@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from maml_rl.batch import Trajectories
 from maml_rl.envs.base import TaskVectorEnv
@@ -24,7 +25,7 @@ class Phase(IntEnum):
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
     """The random stream named by ``(seed, *key)``: the same on every machine and in every process."""
-    return np.random.SeedSequence((seed, *key))
+    return np.random.SeedSequence(seed, spawn_key=key)
 
 
 def rollout(
@@ -43,9 +44,11 @@ def rollout(
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
         params: the policy's parameters, not stacked.
     """
-    env_seed, noise_seed = seed.spawn(2)
+    if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
+        raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
+    env_seed, noise_seed = map(int, seed.generate_state(2, np.uint64))
     env.set_task(task)
-    observations, _ = env.reset(seed=int(env_seed.generate_state(1)[0]))
+    observations, _ = env.reset(seed=env_seed)
     episodes, horizon = env.num_envs, env.max_episode_steps
     policy = NumpyPolicy(spec, params, episodes)
     low, high = env.single_action_space.low, env.single_action_space.high
@@ -59,22 +62,24 @@ def rollout(
     all_rewards = np.zeros((horizon, episodes), np.float32)
     lengths = np.full(episodes, horizon)
     alive = np.ones(episodes, bool)
-    for t in range(horizon):
-        all_observations[t] = observations
-        actions = all_actions[t]
-        actions += policy.mean(all_observations[t])
-        box_actions = actions * scale
-        box_actions += centre
-        observations, rewards, terminated, truncated, _ = env.step(
-            np.minimum(np.maximum(box_actions, low, out=box_actions), high, out=box_actions)
-        )
-        all_rewards[t] = rewards
-        if terminated.any() or truncated.any():
-            done = terminated | truncated
-            lengths[alive & done] = t + 1
-            alive = ~done
-            if not alive.any():
-                break
+    # Overflow and NaN are no warnings here: the learner finds them and names the task.
+    with np.errstate(all="ignore"):
+        for t in range(horizon):
+            all_observations[t] = observations
+            actions = all_actions[t]
+            actions += policy.mean(all_observations[t])
+            box_actions = actions * scale
+            box_actions += centre
+            observations, rewards, terminated, truncated, _ = env.step(
+                np.minimum(np.maximum(box_actions, low, out=box_actions), high, out=box_actions)
+            )
+            all_rewards[t] = rewards
+            if terminated.any() or truncated.any():
+                done = terminated | truncated
+                lengths[alive & done] = t + 1
+                alive = ~done
+                if not alive.any():
+                    break
 
     valid = np.arange(horizon)[:, None] < lengths
     return Trajectories(

@@ -140,9 +140,7 @@ def trust_region_step(
         cg_iterations=cg_iterations,
         cg_residual_tol=cg_residual_tol,
     )
-    found = line_search(
-        params, step, evaluate, loss_before=loss_before, max_kl=max_kl, search=search
-    )
+    found = line_search(params, step, evaluate, loss_before=loss_before, max_kl=max_kl, search=search)
     if found is None:
         return StepResult(params, loss_before, loss_before, 0.0, False, search.steps, norm)
     trial, loss, kl, backtracks = found

@@ -1,11 +1,19 @@
-"""Task families, registered as Gymnasium vector environments: ``gymnasium.make_vec("maml_rl/PointNav-v0")``."""
+"""Task families, registered as Gymnasium vector environments: ``make_vec("maml_rl/PointNav-v0")``.
+
+Wherever a configuration names an environment, it may be the id of a registered task family, an id behind the
+module that registers it (``"my_module:my_namespace/MyEnv-v0"``, as in ``gymnasium.make``), or the import path
+of a class (``"my_module:MyTaskVectorEnv"``).
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
@@ -16,20 +24,40 @@ __all__ = ["PointNav", "TaskVectorEnv", "check_env_name", "make_task_env"]
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 
 
-def task_env_names() -> list[str]:
-    """Registered environments that come with a vector entry point in the namespace ``maml_rl``."""
-    return sorted(name for name, spec in gymnasium.registry.items() if spec.namespace == "maml_rl")
+def _find_task_family(name: Any) -> Callable[..., TaskVectorEnv] | None:
+    if not isinstance(name, str):
+        return None
+    module, _, attribute = name.rpartition(":")
+    found: Any = None
+    if module:
+        try:
+            found = getattr(import_module(module), attribute, None)
+        except ImportError as error:
+            raise ValueError(
+                f"environment is {name!r}, but {module!r} cannot be imported: {error}"
+            ) from error
+    if found is None and attribute in gymnasium.registry:
+        found = gymnasium.registry[attribute].vector_entry_point
+        if isinstance(found, str):
+            found = load_env_creator(found)
+    return found if isinstance(found, type) and issubclass(found, TaskVectorEnv) else None
 
 
-def check_env_name(name: Any) -> None:
-    """Raise ValueError unless ``name`` is a registered environment with a vector entry point."""
-    spec = gymnasium.registry.get(name) if isinstance(name, str) else None
-    if spec is None or spec.vector_entry_point is None:
-        close = difflib.get_close_matches(str(name), task_env_names(), n=1, cutoff=0.5)
+def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
+    """What makes the environment called ``name``.
+
+    Raises:
+        ValueError: there is none, or it is not a ``TaskVectorEnv``; the message lists what exists.
+    """
+    family = _find_task_family(name)
+    if family is None:
+        known = sorted(n for n, spec in gymnasium.registry.items() if spec.namespace == "maml_rl")
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(
-            f"environment is {name!r}{hint}; it must be a registered task family: {', '.join(task_env_names())}"
+            f"environment is {name!r}{hint}; it must be a task family: {', '.join(known)}, or module:TaskVectorEnv"
         )
+    return family
 
 
 def make_task_env(
@@ -43,10 +71,9 @@ def make_task_env(
     Raises:
         ValueError: unknown environment, or an argument it refuses.
     """
-    check_env_name(name)
+    family = check_env_name(name)
     try:
-        env = gymnasium.make_vec(
-            name,
+        return family(
             num_envs=episodes,
             max_episode_steps=horizon,
             autoreset_mode=AutoresetMode.DISABLED,
@@ -54,6 +81,3 @@ def make_task_env(
         )
     except TypeError as error:
         raise ValueError(f"env_config is {env_config!r}, which {name} refuses: {error}") from error
-    if not isinstance(env, TaskVectorEnv):
-        raise ValueError(f"{name} makes a {type(env).__name__}, which is not a TaskVectorEnv")
-    return env

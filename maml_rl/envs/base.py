@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -12,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 
-class TaskVectorEnv(VectorEnv):
+class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """A Gymnasium vector environment whose copies all face the same, exchangeable task.
 
     A task family implements ``sample_tasks``, ``_set_task``, ``_reset`` and ``_step``; horizon, masks, seeding
@@ -109,13 +110,11 @@ class TaskVectorEnv(VectorEnv):
         if isinstance(self.task_space, gymnasium.spaces.Box):
             value = np.asarray(task, dtype=self.task_space.dtype)
         if not self.task_space.contains(value):
-            raise ValueError(
-                f"{type(self).__name__}.set_task: task is {task!r}; allowed: {self.task_space}"
-            )
+            raise ValueError(f"{type(self).__name__}.set_task: task is {task!r}; allowed: {self.task_space}")
         self._task = value
         self._set_task(value)
 
-    def reset(  # type: ignore[override]  # Gymnasium annotates seed as int only, but documents a list too
+    def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
@@ -132,12 +131,13 @@ class TaskVectorEnv(VectorEnv):
         if options and "reset_mask" in options:
             mask = np.asarray(options["reset_mask"], bool)
             if mask.shape != (self.num_envs,):
-                raise ValueError(
-                    f"reset: reset_mask has shape {mask.shape}; it must be ({self.num_envs},)"
-                )
-        self._seed(seed)
+                raise ValueError(f"reset: reset_mask has shape {mask.shape}; it must be ({self.num_envs},)")
+        self._seed(seed, mask)
         if self._task is None:
-            self.set_task(self.sample_tasks(1, np.random.default_rng(self._generators[0]))[0])
+            # From a stream of its own: a seed must mean the same to the copies on every reset.
+            entropy = self._generators[0].bit_generator.seed_seq.entropy  # type: ignore[attr-defined]
+            task_seed = np.random.SeedSequence(entropy, spawn_key=(1,))
+            self.set_task(self.sample_tasks(1, np.random.default_rng(task_seed))[0])
         self._begin(mask)
         self._started = True
         return self._observe(), {}
@@ -179,12 +179,17 @@ class TaskVectorEnv(VectorEnv):
         self._truncated = self._truncated & ~mask
         self._reset(mask)
 
-    def _seed(self, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None and self._generators:
-            return
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
-        seeds = [seed + k for k in range(self.num_envs)] if isinstance(seed, int) else list(seed)
+    def _seed(self, seed: int | Sequence[int | None] | None, mask: np.ndarray) -> None:
+        seeds: list[int | None]
+        if seed is None or isinstance(seed, SupportsIndex):
+            seeds = [None if seed is None else operator.index(seed) + k for k in range(self.num_envs)]
+        else:
+            seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"reset: {len(seeds)} seeds were given for {self.num_envs} copies")
-        self._generators = [np.random.default_rng(s) for s in seeds]
+        if not self._generators:
+            self._generators = [np.random.default_rng(s) for s in seeds]
+            return
+        for k, copy_seed in enumerate(seeds):
+            if copy_seed is not None and mask[k]:
+                self._generators[k] = np.random.default_rng(copy_seed)

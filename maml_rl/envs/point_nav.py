@@ -63,7 +63,8 @@ class PointNav(TaskVectorEnv):
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moves = np.minimum(np.maximum(actions, -self.max_step), self.max_step)
-        moves *= active[:, None]
+        if not active.all():
+            moves[~active] = 0
         self._positions += moves
         offsets = self._positions - self._goal
         squares = np.einsum("ij,ij->i", offsets, offsets)

@@ -1,0 +1,7 @@
+"""``python -m maml_rl`` is ``maml-rl``."""
+
+import sys
+
+from maml_rl.cli import main
+
+sys.exit(main())

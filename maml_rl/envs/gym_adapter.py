@@ -1,0 +1,220 @@
+"""Any single-episode ``gymnasium.Env`` with ``sample_tasks`` and ``set_task`` as a task family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from maml_rl.envs.base import TaskVectorEnv
+
+Env = gymnasium.Env[Any, Any]
+
+
+class UserEnvError(RuntimeError):
+    """A user's environment broke the interface; the message names the environment and the method."""
+
+
+class AnyTask(gymnasium.Space[Any]):
+    """The space of all Python objects: what a task is, only the environment knows."""
+
+    def contains(self, x: Any) -> bool:
+        """Always true."""
+        return True
+
+
+class GymTaskEnv(TaskVectorEnv):
+    """K instances of a user's environment, stepped one after the other.
+
+    The environment, or a wrapper around it, offers beside Gymnasium's interface
+
+    - ``sample_tasks(n, rng)``: ``n`` tasks, as an array ``[n, ...]`` or a sequence of any objects, drawn from
+      the ``numpy.random.Generator`` given;
+    - ``set_task(task)``: from the next reset on, the environment is that of ``task``;
+    - optionally ``task_space``: a Gymnasium space that tasks are checked against.
+
+    Observations and actions are one-dimensional boxes, actions bounded. An episode that the environment
+    truncates counts as terminated; one that it never ends is truncated at the horizon.
+
+    Args:
+        env: what makes an instance: a class or function, ``"module:attribute"`` that names one, or the id of
+            a registered environment. A time limit that comes with the id gives way to ``max_episode_steps``.
+        max_episode_steps: horizon H.
+        env_kwargs: arguments of ``env``.
+        kwargs: see ``TaskVectorEnv``.
+
+    Raises:
+        UserEnvError: here and in every method, when the environment raises or breaks the interface.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        env: str | Callable[..., Env],
+        max_episode_steps: int,
+        env_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._name = env if isinstance(env, str) else getattr(env, "__name__", repr(env))
+        first = self._make(env, env_kwargs)
+        super().__init__(
+            num_envs,
+            max_episode_steps=max_episode_steps,
+            observation_space=self._check_box(first.observation_space, "observation_space"),
+            action_space=self._check_actions(first.action_space),
+            task_space=self._find_task_space(first),
+            **kwargs,
+        )
+        self._envs = [first, *(self._make(env, env_kwargs) for _ in range(num_envs - 1))]
+        for other in self._envs[1:]:
+            for name in ("observation_space", "action_space"):
+                if getattr(other, name) != getattr(first, name):
+                    raise self._error(name, "differs between two instances")
+        space = self.single_observation_space
+        self._observations = np.zeros((num_envs, *space.shape), space.dtype)
+
+    # --- the task family
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """The environment's array ``[n, ...]``, or an array ``[n]`` of the objects it gave instead."""
+        tasks = self._call(self._envs[0], "sample_tasks", n, rng)
+        try:
+            count = len(tasks)
+        except TypeError as error:
+            raise self._error("sample_tasks", f"returned {tasks!r}, not a sequence of tasks") from error
+        if count != n:
+            raise self._error("sample_tasks", f"returned {count} tasks where {n} were asked for")
+        return tasks if isinstance(tasks, np.ndarray) else np.fromiter(tasks, object, count)
+
+    def _set_task(self, task: Any) -> None:
+        for env in self._envs:
+            self._call(env, "set_task", task)
+
+    def _reset(self, mask: np.ndarray) -> None:
+        for k in np.flatnonzero(mask):
+            seed = int(self._generators[k].integers(2**31))
+            result = self._call(self._envs[k], "reset", seed=seed)
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise self._error("reset", f"returned {result!r}, not (observation, info)")
+            self._observations[k] = self._check_observation("reset", result[0])
+
+    def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        space = self.single_action_space
+        boxed = np.clip(actions, space.low, space.high)
+        # Clipping in float32 can leave an action a rounding error outside the box.
+        if not np.allclose(boxed, actions, rtol=1e-5, atol=1e-6):
+            raise ValueError(f"{self._name}.step: actions must lie in {space}; got {actions}")
+        rewards = np.zeros(self.num_envs)
+        ended = np.zeros(self.num_envs, bool)
+        for k in np.flatnonzero(active):
+            result = self._call(self._envs[k], "step", boxed[k].astype(space.dtype))
+            if not isinstance(result, tuple) or len(result) != 5:
+                expected = "(observation, reward, terminated, truncated, info)"
+                raise self._error("step", f"returned {result!r}, not {expected}")
+            observation, reward, terminated, truncated, _ = result
+            self._observations[k] = self._check_observation("step", observation)
+            rewards[k] = self._check_reward(reward)
+            ended[k] = self._check_flag("terminated", terminated) or self._check_flag("truncated", truncated)
+        return rewards, ended
+
+    def _observe(self) -> np.ndarray:
+        return self._observations.copy()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close all instances."""
+        for env in getattr(self, "_envs", ()):
+            self._call(env, "close")
+
+    # --- checks
+
+    def _error(self, method: str, problem: str) -> UserEnvError:
+        return UserEnvError(f"{self._name}.{method}: {problem}")
+
+    def _make(self, env: str | Callable[..., Env], kwargs: Mapping[str, Any] | None) -> Env:
+        try:
+            made = _find_factory(env)(**(kwargs or {}))
+        except Exception as error:
+            problem = f"no instance could be made: {type(error).__name__}: {error}"
+            raise self._error("__init__", problem) from error
+        if not isinstance(made, gymnasium.Env):
+            raise self._error("__init__", f"made a {type(made).__name__}, which is not a gymnasium.Env")
+        for method in ("sample_tasks(n, rng)", "set_task(task)"):
+            name = method.partition("(")[0]
+            if not callable(_find(made, name)):
+                raise self._error(name, f"is missing; a task environment needs {method}")
+        return made
+
+    def _call(self, env: Env, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return _find(env, method)(*args, **kwargs)
+        except Exception as error:
+            raise self._error(method, f"raised {type(error).__name__}: {error}") from error
+
+    def _check_box(self, space: Any, name: str) -> gymnasium.spaces.Box:
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            raise self._error(name, f"is {space}; it must be a one-dimensional Box")
+        return space
+
+    def _check_actions(self, space: Any) -> gymnasium.spaces.Box:
+        box = self._check_box(space, "action_space")
+        if not (box.is_bounded() and np.issubdtype(box.dtype, np.floating)):
+            raise self._error("action_space", f"is {space}; it must have finite bounds and a float dtype")
+        return box
+
+    def _find_task_space(self, env: Env) -> gymnasium.Space[Any]:
+        space = _find(env, "task_space")
+        if space is None:
+            return AnyTask()
+        if not isinstance(space, gymnasium.Space):
+            raise self._error("task_space", f"is {space!r}; it must be a gymnasium.Space")
+        return space
+
+    def _check_observation(self, method: str, observation: Any) -> np.ndarray:
+        space = self.single_observation_space
+        try:
+            value = np.asarray(observation)
+        except ValueError as error:
+            raise self._error(method, f"observation {observation!r} is not an array") from error
+        if value.shape != space.shape:
+            raise self._error(method, f"observation has shape {value.shape}; it must be {space.shape}")
+        if not np.can_cast(value.dtype, self._observations.dtype, "same_kind"):
+            raise self._error(method, f"observation has dtype {value.dtype}; it must be {space.dtype}")
+        if not np.isfinite(value).all():
+            raise self._error(method, f"observation {value} is not finite")
+        return value
+
+    def _check_reward(self, reward: Any) -> float:
+        if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":
+            raise self._error("step", f"reward is {reward!r}; it must be a single number")
+        if not np.isfinite(float(reward)):
+            raise self._error("step", f"reward is {reward}; it must be finite")
+        return float(reward)
+
+    def _check_flag(self, name: str, flag: Any) -> bool:
+        if not isinstance(flag, bool | np.bool_):
+            raise self._error("step", f"{name} is {flag!r}; it must be a bool")
+        return bool(flag)
+
+
+def _find_factory(env: str | Callable[..., Env]) -> Callable[..., Any]:
+    if not isinstance(env, str):
+        return env
+    module, _, attribute = env.partition(":")
+    target = getattr(import_module(module), attribute, None) if attribute else None
+    if callable(target):
+        return target
+    # Gymnasium reads "module:id" too. The checks here replace its checker, and the horizon its time limit.
+    return partial(gymnasium.make, env, disable_env_checker=True, max_episode_steps=-1)
+
+
+def _find(env: Env, name: str) -> Any:
+    """The attribute of the environment or of a wrapper around it, or None."""
+    try:
+        return env.get_wrapper_attr(name)
+    except AttributeError:
+        return None

@@ -1,0 +1,33 @@
+"""Parallelism of the learner on a CPU: threads over chunks of tasks, each with single-threaded operations.
+
+Compared with threads inside each operation this needs no barrier after every one of them: it is as fast on an
+idle machine, and degrades in proportion where other processes compete for the cores (with barriers it was seen
+to become 20 times slower). And because chunks are summed in order, results do not depend on the thread count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
+"""Like the built-in ``map``: results in the order of the items."""
+
+
+@contextmanager
+def threads_over_chunks() -> Iterator[Map]:
+    """A map that uses as many threads as torch has in this process; torch itself uses one meanwhile."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)

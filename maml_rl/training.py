@@ -1,0 +1,233 @@
+"""A training run from start to finish: Ray, run directory, progress, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from maml_rl.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.learner import NumpyParams
+from maml_rl.maml import MAML
+from maml_rl.policy_file import save_policy
+from maml_rl.run_directory import POLICY, RunDirectory, RunError
+
+# What the parameters of a run depend on. The number of runners and learners is not among them.
+RESULT_FIELDS = ("env", "env_config", "seed", *TRAINING_FIELDS)
+RESOURCE_FIELDS = (
+    "num_env_runners",
+    "num_cpus_per_env_runner",
+    "num_learners",
+    "num_cpus_per_learner",
+    "num_gpus_per_learner",
+    "sample_timeout_s",
+)
+COLUMNS = (
+    "return_pre",
+    "return_post",
+    "loss_before",
+    "loss_after",
+    "kl",
+    "step_accepted",
+    "backtracks",
+    "gradient_norm",
+    "env_steps",
+    "diverged_episodes",
+    "update_refused",
+)
+SECONDS = ("rollouts", "adaptation", "meta_update")
+
+
+@dataclass
+class TrainingRun:
+    """One run: ``config`` trained for ``iterations`` meta-updates in the run directory ``run``.
+
+    Attributes:
+        checkpoint_every: iterations between checkpoints; the best policy is saved whenever there is a new one.
+        resume: continue from ``run``'s latest checkpoint.
+    """
+
+    config: MAMLConfig
+    run: RunDirectory
+    preset: str
+    iterations: int
+    checkpoint_every: int = 10
+    resume: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def __call__(self) -> dict[str, Any]:
+        """Train; returns the last row of ``progress.csv``.
+
+        An interrupt (Ctrl-C or SIGTERM) ends the run after the present iteration, with a checkpoint.
+        """
+        algo = self.config.build_algo()
+        try:
+            if self.resume:
+                self._restore(algo)
+            with _interruptible() as interrupted, self._display(algo.iteration) as show:
+                return self._loop(algo, interrupted, show)
+        finally:
+            algo.stop()
+
+    def _restore(self, algo: MAML) -> None:
+        path = self.run.checkpoint("latest")
+        try:
+            algo.restore_from_path(str(path / "algorithm"))
+        except Exception as error:
+            # RLlib lets out whatever a damaged pickle or directory raises.
+            raise RunError(f"checkpoint {path} cannot be read: {type(error).__name__}: {error}") from error
+        self.run.truncate_progress(algo.iteration)
+
+    def _loop(self, algo: MAML, interrupted: threading.Event, show: Any) -> dict[str, Any]:
+        best = max(
+            (row["return_post"] for row in self.run.progress()) if algo.iteration else [],
+            default=float("-inf"),
+        )
+        row: dict[str, Any] = {}
+        writer = SummaryWriter(str(self.run.path), purge_step=algo.iteration + 1)
+        while algo.iteration < self.iterations and not interrupted.is_set():
+            rolled_out = algo.meta_params()
+            row = progress_row(algo.train())
+            self.run.append_progress(row)
+            for name, value in row.items():
+                writer.add_scalar(f"maml/{name}", value, algo.iteration)
+            is_best = row["return_post"] > best
+            is_last = algo.iteration >= self.iterations or interrupted.is_set()
+            is_due = is_last or algo.iteration % self.checkpoint_every == 0
+            if is_best:
+                best = row["return_post"]
+                # The policy with this return is the one that was rolled out, before the meta-update.
+                self._save_policy(self.run.path / POLICY, algo, rolled_out, algo.iteration - 1, best)
+            if is_best or is_due:
+                self._save_checkpoint(algo, row, ["best"] * is_best + ["latest"] * is_due)
+            show(row)
+        writer.close()
+        if interrupted.is_set() and algo.iteration < self.iterations:
+            self.console.print(
+                f"interrupted after iteration {algo.iteration} of {self.iterations}; "
+                f"continue with: maml-rl train --resume {self.run.path}"
+            )
+        return row
+
+    def _save_checkpoint(self, algo: MAML, row: dict[str, Any], names: list[str]) -> None:
+        written = self.run.new_checkpoint(algo.iteration)
+        algo.save_to_path(str(written / "algorithm"))
+        self._save_policy(written / POLICY, algo, algo.meta_params(), algo.iteration, row["return_post"])
+        self.run.publish(written, algo.iteration, names)
+
+    def _save_policy(
+        self, path: Path, algo: MAML, params: NumpyParams, iteration: int, return_post: float
+    ) -> None:
+        config = self.config
+        info = {
+            "preset": self.preset,
+            "env": config.env,
+            "env_config": dict(config.env_config),
+            "iteration": iteration,
+            "return_post": return_post,
+            **{
+                name: getattr(config, name)
+                for name in ("inner_lr", "horizon", "episodes_per_task", "gamma", "gae_lambda", "seed")
+            },
+        }
+        save_policy(path, config.policy_spec(*algo.spaces["__env__"]), params, info)
+
+    @contextmanager
+    def _display(self, start: int) -> Iterator[Any]:
+        if not self.console.is_terminal:
+            yield lambda row: self.console.print(
+                progress_line(row, self.iterations), highlight=False, soft_wrap=True
+            )
+            return
+        columns = (
+            TextColumn("iteration"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[line]}"),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("", total=self.iterations, completed=start, line="")
+            yield lambda row: progress.update(task, completed=row["iteration"], line=progress_line(row))
+
+
+def progress_row(result: dict[str, Any]) -> dict[str, Any]:
+    """One row of ``progress.csv`` from a result of ``MAML.train``."""
+    row: dict[str, Any] = {"iteration": result["training_iteration"]}
+    nan = float("nan")  # a refused update has no KL
+    row |= {name: float(result.get(name, nan)) for name in COLUMNS}
+    row |= {f"seconds_{name}": float(result["seconds"].get(name, nan)) for name in SECONDS}
+    row["seconds_total"] = float(result["time_this_iter_s"])
+    return row
+
+
+def progress_line(row: dict[str, Any], iterations: int | None = None) -> str:
+    """The progress line: returns before and after adaptation, KL, seconds per phase."""
+    head = f"iteration {row['iteration']:.0f}/{iterations}: " if iterations else ""
+    return (
+        f"{head}return {row['return_pre']:.2f} -> {row['return_post']:.2f}, KL {row['kl']:.4f}, "
+        f"seconds: rollouts {row['seconds_rollouts']:.2f}, adaptation {row['seconds_adaptation']:.2f}, "
+        f"meta-update {row['seconds_meta_update']:.2f}"
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(signum: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def start_ray(address: str | None) -> None:
+    """Connect to ``address`` or RAY_ADDRESS, or start a local Ray as large as the machine.
+
+    Raises:
+        RunError: no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **options)
+        else:
+            # A token would be created in the user's home for a cluster nobody else can reach.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            ray.init(address="local", include_dashboard=False, **options)
+    except (ConnectionError, ValueError) as error:
+        raise RunError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+def describe(config: MAMLConfig, preset: str, iterations: int) -> dict[str, Any]:
+    """``config.json``'s content: everything needed to repeat or resume the run."""
+    fields = {name: getattr(config, name) for name in RESULT_FIELDS + RESOURCE_FIELDS}
+    fields["env_config"] = dict(config.env_config)
+    fields["hidden_sizes"] = list(config.hidden_sizes)
+    return {"preset": preset, "iterations": iterations, "config": fields, "started": time.strftime("%FT%T%z")}
