@@ -134,7 +134,7 @@ class MAMLConfig(AlgorithmConfig):
             max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
             hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
             hvp_step: length of the finite-difference displacement of the parameters.
-            curvature_fraction: fraction of the samples, in (0, 1], that Hessian-vector products use (of both phases).
+            curvature_fraction: fraction of both phases' samples, in (0, 1], that Hessian-vector products use.
             cg_iterations: conjugate-gradient iterations.
             cg_residual_tol: squared residual below which conjugate gradient stops.
             cg_damping: added to the diagonal of the Hessian.

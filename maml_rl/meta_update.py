@@ -133,6 +133,8 @@ class MetaObjective:
         self._blocks = self._to_blocks(meta_params)
         self.start = torch.cat([block.flatten() for block in self._blocks])
         self._old = list(self._map(partial(self._adapted_policy, meta_params), self._chunks))
+        # At the start the policies are the old ones, bit for bit.
+        self.loss_before, _ = self._mean_loss_and_kl(zip(self._chunks, self._old, self._old, strict=True))
 
     # The flat vector of the trust-region step holds the meta-blocks of ``curvature.py``.
 
@@ -148,7 +150,7 @@ class MetaObjective:
     def meta_params(self, vector: Float[Tensor, " params"]) -> Params:
         """The meta-parameters that a flat vector stands for."""
         blocks = self._unflatten(vector)
-        count = len(self._spec.layers) + 1
+        count = len(self._spec.shapes)
         params = from_blocks(self._spec, blocks[:count])
         if self._learns_inner_lr:
             learned = from_blocks(self._spec, blocks[count:])
@@ -162,14 +164,14 @@ class MetaObjective:
 
     def loss_and_kl(self, vector: Float[Tensor, " params"]) -> tuple[float, float]:
         """Surrogate loss and KL at the meta-parameters ``vector``, means over tasks."""
-        meta_params = self.meta_params(vector)
+        new = self._map(partial(self._adapted_policy, self.meta_params(vector)), self._chunks)
+        return self._mean_loss_and_kl(zip(self._chunks, new, self._old, strict=True))
 
-        def of_chunk(pair: tuple[Chunk, Gaussian]) -> Tensor:
-            chunk, old = pair
-            loss, kl = surrogate_and_kl(self._adapted_policy(meta_params, chunk), old, chunk.post)
-            return torch.stack([loss.sum(), kl.sum()])
-
-        sums = list(self._map(of_chunk, zip(self._chunks, self._old, strict=True)))
+    def _mean_loss_and_kl(self, chunks: Iterable[tuple[Chunk, Gaussian, Gaussian]]) -> tuple[float, float]:
+        sums = []
+        for chunk, policy, old in chunks:
+            loss, kl = surrogate_and_kl(policy, old, chunk.post)
+            sums.append(torch.stack([loss.sum(), kl.sum()]))
         loss, kl = (torch.stack(sums).sum(0) / self._tasks).tolist()
         return loss, kl
 
@@ -240,14 +242,13 @@ def meta_update(
         The new meta-parameters and what the step did; they are the old ones when it was not accepted.
     """
     objective = MetaObjective(spec, meta_params, pre, post, settings, parallel_map)
-    loss_before, _ = objective.loss_and_kl(objective.start)
     gradient, product = objective.linearize()
     result = trust_region_step(
         objective.start,
         gradient,
         product,
         objective.loss_and_kl,
-        loss_before=loss_before,
+        loss_before=objective.loss_before,
         max_kl=settings.max_kl,
         cg_iterations=settings.cg_iterations,
         cg_residual_tol=settings.cg_residual_tol,

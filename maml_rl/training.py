@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -117,7 +118,8 @@ class TrainingRun:
         if interrupted.is_set() and algo.iteration < self.iterations:
             self.console.print(
                 f"interrupted after iteration {algo.iteration} of {self.iterations}; "
-                f"continue with: maml-rl train --resume {self.run.path}"
+                f"continue with: maml-rl train --resume {self.run.path}",
+                soft_wrap=True,
             )
         return row
 
@@ -216,13 +218,21 @@ def start_ray(address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address:
+            _check_reachable(address)
             ray.init(address=address, **options)
         else:
             # A token would be created in the user's home for a cluster nobody else can reach.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             ray.init(address="local", include_dashboard=False, **options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself keeps trying for minutes."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    if port:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def describe(config: MAMLConfig, preset: str, iterations: int) -> dict[str, Any]:

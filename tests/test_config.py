@@ -83,7 +83,7 @@ def test_rllib_fields_without_effect_are_refused(field: str) -> None:
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "maml_rl/PointNavv-v0", None, "no.such.module.Env"])
 def test_unknown_environment(env: str | None) -> None:
-    with pytest.raises(ValueError, match="environment is .*maml_rl/PointNav-v0"):
+    with pytest.raises(ValueError, match=r"environment is .*maml_rl/PointNav-v0"):
         MAMLConfig().environment(env).validate()
 
 

@@ -41,10 +41,6 @@ NETWORKS = [
 ]
 
 
-def with_ones(x: Tensor) -> Tensor:
-    return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
-
-
 def random_blocks(like: Blocks, seed: int) -> Blocks:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in like]
@@ -74,15 +70,6 @@ def test_blocks_and_back(stacked: bool) -> None:
         assert torch.equal(again[name], value)
 
 
-def test_last_row_of_a_block_is_the_bias() -> None:
-    spec = small_spec()
-    params = random_params(spec)
-    blocks = to_blocks(spec, params)
-    assert [tuple(b.shape) for b in blocks] == [(3, 5), (6, 4), (5, 3), (3,)]
-    assert torch.equal(blocks[1][-1], params["hidden.1.bias"])
-    assert torch.equal(blocks[1][:-1], params["hidden.1.weight"].T)
-
-
 # --- the network
 
 
@@ -100,7 +87,7 @@ def make_network(
     spec: GaussianMLP, blocks: Blocks, *, keep: bool = True, seed: int = 0
 ) -> tuple[Network, Tensor]:
     observations = random_samples(spec, COUNTS, seed).observations
-    return Network(spec, blocks, with_ones(observations), Scratch(), keep=keep), observations
+    return Network(spec, blocks, observations, Scratch(), keep=keep), observations
 
 
 def random_outputs(network: Network, seed: int) -> Gaussian:
@@ -162,7 +149,7 @@ def test_network_second_vjp(spec: GaussianMLP) -> None:
 def test_products_repeat_although_work_arrays_are_reused(spec: GaussianMLP) -> None:
     blocks = task_blocks(spec)
     samples = random_samples(spec, COUNTS)
-    step = InnerStep(spec, blocks, with_ones(samples.observations), samples, INNER_LR, Scratch())
+    step = InnerStep(spec, blocks, samples, INNER_LR, Scratch())
     v, w = random_blocks(blocks, 1), random_blocks(blocks, 2)
     first = step.hessian_product(v)
     step.hessian_product(w)
@@ -190,7 +177,7 @@ def inner_gradient(spec: GaussianMLP, blocks: Blocks, samples: Samples) -> Block
 
 
 def inner_lr_blocks(spec: GaussianMLP) -> Blocks:
-    return meta_blocks(spec, random_params(spec) | random_inner_lr(spec))[len(spec.layers) + 1 :]
+    return meta_blocks(spec, random_params(spec) | random_inner_lr(spec))[len(spec.shapes) :]
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -201,9 +188,7 @@ def test_inner_step_gradient_and_adapted_blocks(spec: GaussianMLP, keep: bool) -
     expected = [g.detach() for g in inner_gradient(spec, blocks, samples)]
     for inner_lr in (INNER_LR, inner_lr_blocks(spec)):
         start = [b.detach() for b in blocks]
-        step = InnerStep(
-            spec, start, with_ones(samples.observations), samples, inner_lr, Scratch(), keep=keep
-        )
+        step = InnerStep(spec, start, samples, inner_lr, Scratch(), keep=keep)
         assert relative_error(step.gradient, expected) < EXACT
         alphas = inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)
         adapted = [b - a * g for b, a, g in zip(start, alphas, expected, strict=True)]
@@ -216,9 +201,7 @@ def test_inner_hessian_product(spec: GaussianMLP) -> None:
     samples = random_samples(spec, COUNTS)
     v = random_blocks(blocks, 1)
     expected = torch.autograd.grad(inner_gradient(spec, blocks, samples), blocks, v)
-    step = InnerStep(
-        spec, [b.detach() for b in blocks], with_ones(samples.observations), samples, INNER_LR, Scratch()
-    )
+    step = InnerStep(spec, [b.detach() for b in blocks], samples, INNER_LR, Scratch())
     assert relative_error(step.hessian_product(v), expected) < EXACT
 
 
@@ -227,7 +210,7 @@ def test_inner_hessian_product(spec: GaussianMLP) -> None:
 def test_inner_step_jacobian_and_its_transpose(spec: GaussianMLP, learned: bool) -> None:
     blocks, samples = task_blocks(spec), random_samples(spec, COUNTS)
     inner_lr = inner_lr_blocks(spec) if learned else INNER_LR
-    step = InnerStep(spec, blocks, with_ones(samples.observations), samples, inner_lr, Scratch())
+    step = InnerStep(spec, blocks, samples, inner_lr, Scratch())
     v, w = random_blocks(blocks, 1), random_blocks(blocks, 2)
     assert inner(w, step.jvp(v)) == pytest.approx(inner(step.vjp(w), v), rel=1e-10)
     alphas = inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-MATHS = ("advantages", "batch", "curvature", "losses", "meta_learner", "meta_update", "parallel", "policy", "trpo")
+MATHS = (
+    "advantages",
+    "batch",
+    "curvature",
+    "losses",
+    "meta_learner",
+    "meta_update",
+    "parallel",
+    "policy",
+    "trpo",
+)
 WITHOUT_RAY = (*MATHS, "envs", "evaluation", "plots", "policy_file", "rollout", "run_directory")
 
 

@@ -22,6 +22,8 @@ from maml_rl.envs.point_nav import PointNav
 __all__ = ["PointNav", "TaskVectorEnv", "check_env_name", "make_task_env"]
 
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
+for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
+    gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.locomotion:{_family}")
 
 
 def _find_task_family(name: Any) -> Callable[..., TaskVectorEnv] | None:
