@@ -125,7 +125,7 @@ class TrainingRun:
 
     def _save_checkpoint(self, algo: MAML, row: dict[str, Any], names: list[str]) -> None:
         written = self.run.new_checkpoint(algo.iteration)
-        algo.save_to_path(str(written / "algorithm"))
+        algo.save_to_path(str((written / "algorithm").resolve()))  # Ray takes a relative path for a URI
         self._save_policy(written / POLICY, algo, algo.meta_params(), algo.iteration, row["return_post"])
         self.run.publish(written, algo.iteration, names)
 

@@ -23,7 +23,9 @@ TINY = [
 ]
 
 
-def maml_rl(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def maml_rl(
+    *arguments: str | Path | int, timeout: float = 120, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own, with a Ray of its own."""
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     return subprocess.run(
@@ -32,14 +34,16 @@ def maml_rl(*arguments: str | Path, timeout: float = 120) -> subprocess.Complete
         text=True,
         timeout=timeout,
         env=environment,
+        cwd=cwd,
     )
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three iterations."""
-    path = tmp_path_factory.mktemp("cli") / "run"
-    result = maml_rl("train", "point-nav", *TINY, "--iterations", "3", "--output", path)
+    folder = tmp_path_factory.mktemp("cli")
+    path = folder / "run"
+    result = maml_rl("train", "point-nav", *TINY, "--iterations", 3, "--output", "run", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "iteration 3/3: return" in result.stderr
     return path
