@@ -61,7 +61,8 @@ def train(
     """Meta-train a policy. Ctrl-C ends after the present iteration, with a checkpoint.
 
     Args:
-        preset: the experiment to run; not needed with --resume.
+        preset: the experiment to run, or module:Class for an environment of your own; not needed with
+            --resume.
         env_config: further arguments of the environment, as NAME VALUE pairs.
         num_env_runners: rollout worker processes; 0 collects in this process. Default: one per core of the
             machine, at most 8.
@@ -156,10 +157,12 @@ def evaluate(
     env = make_task_env(
         info["env"], episodes or experiment.test_episodes, info["horizon"], info["env_config"]
     )
-    if tasks is None:
-        test_tasks = experiment.test_tasks()
+    papers_tasks = experiment.test_tasks if tasks is None else None
+    if papers_tasks is not None:
+        test_tasks = papers_tasks()
     else:
-        test_tasks = env.sample_tasks(tasks, np.random.default_rng(stream(seed, Phase.EVALUATION_TASKS)))
+        count = 40 if tasks is None else tasks
+        test_tasks = env.sample_tasks(count, np.random.default_rng(stream(seed, Phase.EVALUATION_TASKS)))
     console = Console(stderr=True)
     with console.status(f"evaluating on {len(test_tasks)} tasks") as status:
         result = run_evaluation(
@@ -181,7 +184,7 @@ def evaluate(
     rows: dict[str, Sequence[tuple[float, float | None]]] = {
         f"maml_rl, iteration {info['iteration']}": list(zip(result.mean, result.interval, strict=True))
     }
-    if tasks is None:
+    if papers_tasks is not None:
         rows["Finn et al. 2017"] = experiment.paper
     print(markdown_table(rows))
     print(f"({len(test_tasks)} tasks, {env.num_envs} episodes per step, mean ± 95 % interval over tasks)")

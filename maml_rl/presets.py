@@ -22,16 +22,16 @@ class Experiment:
     Attributes:
         make_config: the configuration.
         iterations: meta-iterations of a full run.
-        test_tasks: the paper's 40 held-out tasks.
+        test_tasks: the paper's 40 held-out tasks; None draws 40 from the environment.
         test_episodes: episodes per task and gradient step in the evaluation.
         paper: the paper's MAML returns after 0, 1, 2, 3 gradient steps, as (mean, 95 % interval).
     """
 
     make_config: Callable[[], MAMLConfig]
     iterations: int
-    test_tasks: Callable[[], np.ndarray]
+    test_tasks: Callable[[], np.ndarray] | None
     test_episodes: int
-    paper: tuple[tuple[float, float], ...]
+    paper: tuple[tuple[float, float], ...] = ()
 
 
 def point_nav() -> MAMLConfig:
@@ -49,25 +49,98 @@ def point_nav() -> MAMLConfig:
     )
 
 
-def _point_nav_goals() -> np.ndarray:
-    return np.random.RandomState(1).uniform(-0.5, 0.5, size=(40, 2))  # code
+def _locomotion(env: str) -> MAMLConfig:
+    """What the four locomotion experiments share (paper, sec. 5.3 and app. A.2)."""
+    return (
+        MAMLConfig()
+        .environment(env, env_config={"variant": "paper"})
+        .training(
+            inner_lr=0.1,  # paper
+            meta_batch_size=40,  # paper
+            episodes_per_task=20,  # paper
+            horizon=200,  # paper
+            max_kl=0.01,  # code
+        )
+    )
+
+
+def half_cheetah_vel() -> MAMLConfig:
+    """Half-cheetah, goal velocity U(0, 2)."""
+    return _locomotion("maml_rl/HalfCheetahVel-v0")
+
+
+def half_cheetah_dir() -> MAMLConfig:
+    """Half-cheetah, forward or backward."""
+    return _locomotion("maml_rl/HalfCheetahDir-v0").training(max_kl=0.02)  # the published model's
+
+
+def ant_vel() -> MAMLConfig:
+    """Ant, goal velocity U(0, 3)."""
+    return _locomotion("maml_rl/AntVel-v0")
+
+
+def ant_dir() -> MAMLConfig:
+    """Ant, forward or backward."""
+    return _locomotion("maml_rl/AntDir-v0").training(episodes_per_task=40)  # paper
+
+
+def _uniform_tasks(seed: int, low: float, high: float, *shape: int) -> Callable[[], np.ndarray]:
+    """The paper's test tasks are drawn like this (code)."""
+    return lambda: np.random.RandomState(seed).uniform(low, high, size=(40, *shape))
 
 
 EXPERIMENTS = {
     "point-nav": Experiment(
         make_config=point_nav,
         iterations=100,  # code
-        test_tasks=_point_nav_goals,
+        test_tasks=_uniform_tasks(1, -0.5, 0.5, 2),
         test_episodes=40,  # paper, sec. 5.3
         paper=((-40.41, 4.0), (-11.68, 2.2), (-3.33, 0.55), (-3.23, 0.58)),  # values behind Figure 4
+    ),
+    "half-cheetah-vel": Experiment(
+        make_config=half_cheetah_vel,
+        iterations=500,  # paper: up to 500, then the model with the best average return
+        test_tasks=_uniform_tasks(1, 0, 2),
+        test_episodes=20,
+        paper=((-129.5, 16.5), (-78.6, 9.9), (-66.6, 8.9), (-60.8, 8.6)),  # values behind Figure 5
+    ),
+    "half-cheetah-dir": Experiment(
+        make_config=half_cheetah_dir,
+        iterations=500,
+        test_tasks=_uniform_tasks(1, 0, 2),
+        test_episodes=20,
+        paper=((-50.7, 5.7), (293.2, 17.0), (313.5, 15.8), (315.7, 13.9)),
+    ),
+    "ant-vel": Experiment(
+        make_config=ant_vel,
+        iterations=500,
+        test_tasks=_uniform_tasks(1, 0, 3),
+        test_episodes=20,
+        paper=((30.6, 30.0), (96.7, 20.7), (100.1, 21.5), (101.4, 21.0)),
+    ),
+    "ant-dir": Experiment(
+        make_config=ant_dir,
+        iterations=500,
+        test_tasks=_uniform_tasks(2, 0, 3),
+        test_episodes=40,
+        paper=((8.7, 14.2), (499.2, 32.1), (500.7, 31.5), (499.1, 32.5)),
     ),
 }
 
 
 def get_experiment(name: str) -> Experiment:
-    """The experiment called ``name``; raises ValueError with what exists."""
+    """The experiment called ``name``, or default settings on the environment ``module:Class``.
+
+    Raises:
+        ValueError: there is no such preset; the message lists what exists.
+    """
+    if ":" in name:
+        config = MAMLConfig().environment(name)
+        return Experiment(config.copy, iterations=100, test_tasks=None, test_episodes=20)
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"preset is {name!r}{hint}; it must be one of: {', '.join(EXPERIMENTS)}")
+        raise ValueError(
+            f"preset is {name!r}{hint}; it must be one of: {', '.join(EXPERIMENTS)}, or module:Class"
+        )
     return EXPERIMENTS[name]

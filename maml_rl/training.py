@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -48,6 +49,8 @@ COLUMNS = (
     "diverged_episodes",
     "update_refused",
 )
+BEST_WINDOW = 10
+"""Iterations over which the return after adaptation is averaged to choose the best policy."""
 SECONDS = ("rollouts", "adaptation", "meta_update")
 
 
@@ -92,27 +95,34 @@ class TrainingRun:
         self.run.truncate_progress(algo.iteration)
 
     def _loop(self, algo: MAML, interrupted: threading.Event, show: Any) -> dict[str, Any]:
-        best = max(
-            (row["return_post"] for row in self.run.progress()) if algo.iteration else [],
-            default=float("-inf"),
-        )
+        returns = [row["return_post"] for row in self.run.progress()] if algo.iteration else []
+        best = max((_recent_mean(returns[: i + 1]) for i in range(len(returns))), default=-math.inf)
         row: dict[str, Any] = {}
+        saved = algo.iteration
         writer = SummaryWriter(str(self.run.path), purge_step=algo.iteration + 1)
         while algo.iteration < self.iterations and not interrupted.is_set():
             rolled_out = algo.meta_params()
-            row = progress_row(algo.train())
+            try:
+                row = progress_row(algo.train())
+            except Exception:
+                if algo.iteration > saved:  # the failed iteration changed nothing: keep those before it
+                    self._save_checkpoint(algo, recent, ["latest"])
+                raise
             self.run.append_progress(row)
             for name, value in row.items():
                 writer.add_scalar(f"maml/{name}", value, algo.iteration)
-            is_best = row["return_post"] > best
+            returns.append(row["return_post"])
+            recent = _recent_mean(returns)
+            is_best = recent > best
             is_last = algo.iteration >= self.iterations or interrupted.is_set()
             is_due = is_last or algo.iteration % self.checkpoint_every == 0
             if is_best:
-                best = row["return_post"]
-                # The policy with this return is the one that was rolled out, before the meta-update.
+                best = recent
+                # The policy with these returns is the one that was rolled out, before the meta-update.
                 self._save_policy(self.run.path / POLICY, algo, rolled_out, algo.iteration - 1, best)
             if is_best or is_due:
-                self._save_checkpoint(algo, row, ["best"] * is_best + ["latest"] * is_due)
+                self._save_checkpoint(algo, recent, ["best"] * is_best + ["latest"] * is_due)
+                saved = algo.iteration if is_due else saved
             show(row)
         writer.close()
         if interrupted.is_set() and algo.iteration < self.iterations:
@@ -123,10 +133,10 @@ class TrainingRun:
             )
         return row
 
-    def _save_checkpoint(self, algo: MAML, row: dict[str, Any], names: list[str]) -> None:
+    def _save_checkpoint(self, algo: MAML, return_post: float, names: list[str]) -> None:
         written = self.run.new_checkpoint(algo.iteration)
         algo.save_to_path(str((written / "algorithm").resolve()))  # Ray takes a relative path for a URI
-        self._save_policy(written / POLICY, algo, algo.meta_params(), algo.iteration, row["return_post"])
+        self._save_policy(written / POLICY, algo, algo.meta_params(), algo.iteration, return_post)
         self.run.publish(written, algo.iteration, names)
 
     def _save_policy(
@@ -138,7 +148,7 @@ class TrainingRun:
             "env": config.env,
             "env_config": dict(config.env_config),
             "iteration": iteration,
-            "return_post": return_post,
+            "return_post": return_post,  # of the last BEST_WINDOW iterations
             **{
                 name: getattr(config, name)
                 for name in ("inner_lr", "horizon", "episodes_per_task", "gamma", "gae_lambda", "seed")
@@ -163,6 +173,15 @@ class TrainingRun:
         with Progress(*columns, console=self.console) as progress:
             task = progress.add_task("", total=self.iterations, completed=start, line="")
             yield lambda row: progress.update(task, completed=row["iteration"], line=progress_line(row))
+
+
+def _recent_mean(returns: list[float]) -> float:
+    """Mean of the last returns; -inf while one of them is missing from a refused update.
+
+    One iteration's return depends on how hard its tasks happen to be: the best single one is the luckiest.
+    """
+    mean = sum(returns[-BEST_WINDOW:]) / len(returns[-BEST_WINDOW:])
+    return mean if math.isfinite(mean) else -math.inf
 
 
 def progress_row(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.config import _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
+from maml_rl.envs import make_task_env
 from maml_rl.presets import EXPERIMENTS, get_experiment
 
 
@@ -81,10 +83,24 @@ def test_rllib_fields_without_effect_are_refused(field: str) -> None:
         config.validate()
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "maml_rl/PointNavv-v0", None, "no.such.module.Env"])
+@pytest.mark.parametrize(
+    "env", ["CartPole-v1", "maml_rl/PointNavv-v0", None, "no.such.module.Env", "maml_rl.policy:Nothing"]
+)
 def test_unknown_environment(env: str | None) -> None:
     with pytest.raises(ValueError, match=r"environment is .*maml_rl/PointNav-v0"):
         MAMLConfig().environment(env).validate()
+
+
+def test_unimportable_environment() -> None:
+    with pytest.raises(ValueError, match="'no_such_module' cannot be imported"):
+        MAMLConfig().environment("no_such_module:Env").validate()
+
+
+def test_first_test_tasks_are_the_papers() -> None:
+    first = {name: np.ravel(experiment.test_tasks()[:2]) for name, experiment in EXPERIMENTS.items()}
+    np.testing.assert_allclose(first["point-nav"][:2], [-0.082978, 0.220324], atol=1e-6)
+    np.testing.assert_allclose(first["half-cheetah-vel"], [0.834044, 1.440649], atol=1e-6)
+    np.testing.assert_allclose(first["ant-vel"][:1], [1.251066], atol=1e-6)
 
 
 def test_more_than_one_learner_is_refused() -> None:
@@ -108,8 +124,13 @@ def test_settings_carry_the_fields() -> None:
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
 def test_presets_are_valid(name: str) -> None:
     experiment = get_experiment(name)
-    experiment.make_config().validate()
-    assert len(experiment.test_tasks()) == 40
+    config = experiment.make_config()
+    config.validate()
+    tasks = experiment.test_tasks()
+    assert len(tasks) == 40
+    env = make_task_env(config.env, 2, config.horizon, dict(config.env_config))
+    for task in tasks:
+        env.set_task(task)
 
 
 def test_unknown_preset_suggests() -> None:

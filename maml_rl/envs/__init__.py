@@ -2,13 +2,15 @@
 
 Wherever a configuration names an environment, it may be the id of a registered task family, an id behind the
 module that registers it (``"my_module:my_namespace/MyEnv-v0"``, as in ``gymnasium.make``), or the import path
-of a class (``"my_module:MyTaskVectorEnv"``).
+of a class (``"my_module:MyTaskEnv"``): a ``TaskVectorEnv``, or any ``gymnasium.Env`` with ``sample_tasks`` and
+``set_task``, which ``gym_adapter`` then steps one copy after the other.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -17,9 +19,10 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.gym_adapter import GymTaskEnv, UserEnvError
 from maml_rl.envs.point_nav import PointNav
 
-__all__ = ["PointNav", "TaskVectorEnv", "check_env_name", "make_task_env"]
+__all__ = ["GymTaskEnv", "PointNav", "TaskVectorEnv", "UserEnvError", "check_env_name", "make_task_env"]
 
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
@@ -42,14 +45,18 @@ def _find_task_family(name: Any) -> Callable[..., TaskVectorEnv] | None:
         found = gymnasium.registry[attribute].vector_entry_point
         if isinstance(found, str):
             found = load_env_creator(found)
-    return found if isinstance(found, type) and issubclass(found, TaskVectorEnv) else None
+    if isinstance(found, type) and issubclass(found, TaskVectorEnv):
+        return found
+    if module and (callable(found) or attribute in gymnasium.registry):
+        return partial(GymTaskEnv, env=name)
+    return None
 
 
 def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
     """What makes the environment called ``name``.
 
     Raises:
-        ValueError: there is none, or it is not a ``TaskVectorEnv``; the message lists what exists.
+        ValueError: there is none; the message lists what exists.
     """
     family = _find_task_family(name)
     if family is None:
@@ -57,7 +64,7 @@ def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
         close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(
-            f"environment is {name!r}{hint}; it must be a task family: {', '.join(known)}, or module:TaskVectorEnv"
+            f"environment is {name!r}{hint}; it must be one of {', '.join(known)}, or module:Class"
         )
     return family
 
@@ -72,8 +79,11 @@ def make_task_env(
 
     Raises:
         ValueError: unknown environment, or an argument it refuses.
+        UserEnvError: an adapted environment cannot be made or lacks a method.
     """
     family = check_env_name(name)
+    if isinstance(family, partial):
+        env_config = {"env_kwargs": env_config}
     try:
         return family(
             num_envs=episodes,
