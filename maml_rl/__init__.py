@@ -12,7 +12,7 @@ line  what happens                                                   where
 10    one trust-region step on the mean post-adaptation surrogate    ``meta_update.meta_update`` -> ``trpo``
 ====  =============================================================  =========================================
 
-``MAML.training_step`` in ``maml.py`` reads like the algorithm. Importing this package imports neither Ray nor
+``MAML._meta_iteration`` in ``maml.py`` reads like the algorithm. Importing this package imports neither Ray nor
 torch until one of its names is used.
 """
 

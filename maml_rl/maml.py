@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+from ray.exceptions import ObjectLostError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModule
@@ -47,6 +48,15 @@ class MAML(Algorithm):
         super().setup(config)
 
     def training_step(self) -> None:
+        """One meta-update; run again from its start if trajectories were lost together with their node."""
+        try:
+            self._meta_iteration()
+        except ObjectLostError as error:
+            # Nothing but the last line changes theta, and every random stream is named: the same again.
+            logger.warning("iteration %d is run again: %s", self.iteration, error)
+            self._meta_iteration()
+
+    def _meta_iteration(self) -> None:
         """Algorithm 3, lines 3-10."""
         tasks = self._sample_tasks()  # line 3
         try:

@@ -106,32 +106,37 @@ class TrainingRun:
                 row = progress_row(algo.train())
             except Exception:
                 if algo.iteration > saved:  # the failed iteration changed nothing: keep those before it
-                    self._save_checkpoint(algo, recent, ["latest"])
+                    self._save_checkpoint(algo, _recent_mean(returns), ["latest"])
                 raise
-            self.run.append_progress(row)
-            for name, value in row.items():
-                writer.add_scalar(f"maml/{name}", value, algo.iteration)
+            self._record(row, writer)
             returns.append(row["return_post"])
             recent = _recent_mean(returns)
-            is_best = recent > best
-            is_last = algo.iteration >= self.iterations or interrupted.is_set()
-            is_due = is_last or algo.iteration % self.checkpoint_every == 0
-            if is_best:
+            names = []
+            if recent > best:
                 best = recent
+                names.append("best")
                 # The policy with these returns is the one that was rolled out, before the meta-update.
                 self._save_policy(self.run.path / POLICY, algo, rolled_out, algo.iteration - 1, best)
-            if is_best or is_due:
-                self._save_checkpoint(algo, recent, ["best"] * is_best + ["latest"] * is_due)
-                saved = algo.iteration if is_due else saved
+            is_last = algo.iteration >= self.iterations or interrupted.is_set()
+            if is_last or algo.iteration % self.checkpoint_every == 0:
+                names.append("latest")
+                saved = algo.iteration
+            if names:
+                self._save_checkpoint(algo, recent, names)
             show(row)
         writer.close()
-        if interrupted.is_set() and algo.iteration < self.iterations:
+        if algo.iteration < self.iterations:
             self.console.print(
                 f"interrupted after iteration {algo.iteration} of {self.iterations}; "
                 f"continue with: maml-rl train --resume {self.run.path}",
                 soft_wrap=True,
             )
         return row
+
+    def _record(self, row: dict[str, Any], writer: SummaryWriter) -> None:
+        self.run.append_progress(row)
+        for name, value in row.items():
+            writer.add_scalar(f"maml/{name}", value, row["iteration"])
 
     def _save_checkpoint(self, algo: MAML, return_post: float, names: list[str]) -> None:
         written = self.run.new_checkpoint(algo.iteration)

@@ -112,6 +112,22 @@ def test_a_killed_runner_leaves_no_trace(no_restart: bool, reference: NumpyParam
     algo.stop()
 
 
+def test_lost_trajectories_leave_no_trace(reference: NumpyParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    algo = small_config(1).build_algo()
+    original, failures = algo._meta_update, iter([True])
+
+    def lose_once(trajectories: Any) -> None:
+        if next(failures, False):
+            raise ray.exceptions.ObjectLostError("00", "", "")
+        original(trajectories)
+
+    monkeypatch.setattr(algo, "_meta_update", lose_once)
+    algo.train()
+    algo.train()
+    assert_identical(algo.meta_params(), reference)
+    algo.stop()
+
+
 def test_all_runners_killed_is_a_clear_error() -> None:
     config = small_config(2).fault_tolerance(env_runner_health_probe_timeout_s=1)
     algo = config.build_algo()
