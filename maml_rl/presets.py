@@ -47,7 +47,7 @@ def point_nav() -> MAMLConfig:
             max_kl=0.01,  # code
             # Code: 1.0, with which one gradient step ends about 1 lower (RESULTS.md): the noise of all
             # later steps in each advantage blurs the direction to the goal.
-            gae_lambda=0.5,
+            gae_lambda=0.8,
         )
     )
 
