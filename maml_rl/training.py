@@ -117,13 +117,15 @@ class TrainingRun:
                 names.append("best")
                 # The policy with these returns is the one that was rolled out, before the meta-update.
                 self._save_policy(self.run.path / POLICY, algo, rolled_out, algo.iteration - 1, best)
-            is_last = algo.iteration >= self.iterations or interrupted.is_set()
-            if is_last or algo.iteration % self.checkpoint_every == 0:
+            if algo.iteration % self.checkpoint_every == 0:
                 names.append("latest")
                 saved = algo.iteration
             if names:
                 self._save_checkpoint(algo, recent, names)
             show(row)
+        # Here and not in the loop: an interrupt may arrive anywhere in it.
+        if algo.iteration > saved:
+            self._save_checkpoint(algo, _recent_mean(returns), ["latest"])
         writer.close()
         if algo.iteration < self.iterations:
             self.console.print(
