@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,7 @@ def test_submitted_job_trains(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
-        "RAY_TMPDIR": str(tmp_path),
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     env.pop("RAY_ADDRESS", None)
 
@@ -44,7 +44,6 @@ def test_submitted_job_trains(tmp_path: Path) -> None:
             command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=True
         )
 
-    call("ray", "get-auth-token", "--generate")
     ports = ("--port=6390", "--dashboard-port=8275", "--dashboard-agent-grpc-port=52399")
     call("ray", "start", "--head", "--num-cpus=2", *ports, "--dashboard-agent-listen-port=52398")
     try:
