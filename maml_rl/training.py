@@ -247,6 +247,9 @@ def start_ray(address: str | None) -> None:
             _check_reachable(address)
             ray.init(address=address, **options)
         else:
+            # The runners import what this process can import from the present folder.
+            paths = (os.getcwd(), os.environ.get("PYTHONPATH", ""))
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             # A token would be created in the user's home for a cluster nobody else can reach.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             ray.init(address="local", include_dashboard=False, **options)

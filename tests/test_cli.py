@@ -243,6 +243,26 @@ def test_damaged_policy_is_refused(
     assert "policy" in capsys.readouterr().err
 
 
+def test_an_environment_of_the_present_folder(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    example = readme.partition("Save as `my_tasks.py`")[2].partition("```python\n")[2].partition("```")[0]
+    assert example.count("\n") < 40
+    (tmp_path / "my_tasks.py").write_text(example)
+    arguments = ["my_tasks:PendulumMass", *TINY, "--num-env-runners", "1", "--iterations", 1]
+    command = Path(sys.executable).with_name("maml-rl")
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    result = subprocess.run(
+        [command, "train", *map(str, arguments), "--output", "run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert maml_rl("evaluate", "run", "--tasks", 2, "--steps", 1, cwd=tmp_path).returncode == 0
+
+
 def test_what_was_computed_before_a_failure_is_kept(tmp_path: Path) -> None:
     run = tmp_path / "run"
     env = {"bad": "rewards", "after": str(2 * 3 * 10 * 2)}  # two good iterations of 2 phases x 3 tasks x 10
