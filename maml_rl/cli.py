@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
 from maml_rl.presets import EXPERIMENTS, get_experiment
-from maml_rl.resources import ResourceError, check_resources
+from maml_rl.resources import check_resources
 
 _PLAIN_TYPES = {"env": str, "seed": int}
 
@@ -155,7 +155,10 @@ def evaluate(
     info = loaded.info
     experiment = get_experiment(info["preset"])
     env = make_task_env(
-        info["env"], episodes or experiment.test_episodes, info["horizon"], info["env_config"]
+        info["env"],
+        experiment.test_episodes if episodes is None else episodes,
+        info["horizon"],
+        info["env_config"],
     )
     papers_tasks = experiment.test_tasks if tasks is None else None
     if papers_tasks is not None:
@@ -261,12 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             {"train": train, "evaluate": evaluate, "plot": plot}, prog="maml-rl", args=arguments
         )
+    except (RuntimeError, ArithmeticError, TimeoutError) as error:  # TimeoutError before OSError, its base
+        print(f"maml-rl: error: {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"maml-rl: error: {error}", file=sys.stderr)
         return 2
-    except (ResourceError, ArithmeticError, TimeoutError, RuntimeError) as error:
-        print(f"maml-rl: error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("maml-rl: interrupted", file=sys.stderr)
         return 130

@@ -165,6 +165,7 @@ class MAMLConfig(AlgorithmConfig):
             value = getattr(self, name)
             if not accepts(value):
                 raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+        self.inner_lr = float(self.inner_lr)  # an integer is a number too
         if self.num_learners > 1:
             raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
         if self.is_multi_agent:

@@ -98,6 +98,22 @@ def test_evaluate_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFixtu
     assert [float(row["mean"]) for row in rows] == result["mean"]
 
 
+def test_evaluate_refuses_zero_episodes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--episodes", "0"]) == 2
+    assert "num_envs is 0" in capsys.readouterr().err
+
+
+def test_a_time_out_is_a_failed_run_not_wrong_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def time_out(*args: Any, **kwargs: Any) -> None:
+        raise TimeoutError("no env runner finished")
+
+    monkeypatch.setattr("tyro.extras.subcommand_cli_from_dict", time_out)
+    assert main([]) == 1
+    assert "no env runner finished" in capsys.readouterr().err
+
+
 def test_evaluate_other_tasks_and_the_latest_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--tasks", "3", "--policy", "latest", "--episodes", "2", "--steps", "1", "--json"]
     assert main(["evaluate", str(run), *arguments]) == 0

@@ -233,6 +233,10 @@ def test_every_field_changes_the_result(field: dict[str, Any], reference: NumpyP
     )
 
 
+def test_an_integer_step_size_is_a_number_like_any_other() -> None:
+    assert_identical(train(small_config(inner_lr=1), 1)[0], train(small_config(inner_lr=1.0), 1)[0])
+
+
 def test_squared_distance_changes_the_result(reference: NumpyParams) -> None:
     params, _ = train(small_config().environment(env_config={"reward": "squared_distance"}))
     assert not np.array_equal(params["mean.weight"], reference["mean.weight"])
