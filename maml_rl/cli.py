@@ -1,4 +1,4 @@
-"""The command line: ``maml-rl train | evaluate | plot``."""
+"""The command line: ``maml-rl train | evaluate | plot | video | report``."""
 
 from __future__ import annotations
 
@@ -214,6 +214,72 @@ def plot(run: Positional[Path]) -> None:
     print("\n".join(map(str, files)))
 
 
+def video(
+    run: Positional[Path],
+    *,
+    task: tuple[float, ...] | None = None,
+    steps: int = 1,
+    output: Path | None = None,
+    seed: int = 0,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    policy: Literal["best", "latest"] = "best",
+) -> None:
+    """Film a policy before and after adaptation to a task, side by side. Needs no display.
+
+    Args:
+        run: a run directory.
+        task: the task's numbers; default: the first of the paper's test tasks.
+        steps: gradient steps.
+        output: an .mp4 or .gif file; default: video.mp4 in the run directory.
+        seed: of the rollouts and the initial state.
+        fps: frames per second; default: real time.
+        size: width and height of each of the two pictures.
+        policy: the policy with the best return after adaptation, or the latest one.
+    """
+    import numpy as np
+    from rich.console import Console
+
+    from maml_rl.run_directory import RunDirectory
+    from maml_rl.video import make_video
+
+    directory = RunDirectory.open(run)
+    loaded = directory.policy(policy)
+    experiment = get_experiment(directory.description()["preset"])
+    if task is None and experiment.test_tasks is not None:
+        task = tuple(np.ravel(experiment.test_tasks()[0]).tolist())
+    with Console(stderr=True).status("opening the environment") as status:
+        made = make_video(
+            loaded,
+            output or directory.path / "video.mp4",
+            episodes=experiment.test_episodes,
+            task=task,
+            steps=steps,
+            seed=seed,
+            fps=fps,
+            size=size,
+            on_progress=status.update,
+        )
+    print(
+        f"{made.path}: {made.frames} frames at {made.fps:g}/s, "
+        f"return {made.return_before:.2f} before and {made.return_after:.2f} after adaptation"
+    )
+
+
+def report(runs: Positional[tuple[Path, ...]], *, output: Path = Path("report.html")) -> None:
+    """Write one HTML file about one or several runs of an environment: settings, curves, tables, videos.
+
+    Args:
+        runs: run directories.
+        output: the file.
+    """
+    from maml_rl.report import write_report
+    from maml_rl.run_directory import RunDirectory
+
+    write_report([RunDirectory.open(run) for run in runs], output)
+    print(output)
+
+
 # --- helpers
 
 
@@ -262,7 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # module:Class names a module of the present folder, as with python -m
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "evaluate": evaluate, "plot": plot}, prog="maml-rl", args=arguments
+            {"train": train, "evaluate": evaluate, "plot": plot, "video": video, "report": report},
+            prog="maml-rl",
+            args=arguments,
         )
     except (RuntimeError, ArithmeticError, TimeoutError) as error:  # TimeoutError before OSError, its base
         print(f"maml-rl: error: {error}", file=sys.stderr)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from maml_rl.batch import Trajectories, make_samples
+from maml_rl.batch import Samples, Trajectories, make_samples
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
 from maml_rl.meta_update import inner_loss, split_meta_params
 from maml_rl.policy import GaussianMLP
+from maml_rl.policy_file import PolicyFile
 from maml_rl.rollout import Phase, rollout, stream
 
 TASKS_PER_CHUNK = 8
@@ -106,10 +107,40 @@ def evaluate(
             returns[step, start : start + len(chunk)] = [t.mean_return for t in trajectories]
             if step < steps:
                 samples = make_samples(trajectories, gamma=gamma, gae_lambda=gae_lambda)
-                lr = first_lr if step == 0 else _halved(first_lr)
-                params = adapt(inner_loss(spec), params, [samples], lr, first_order=True)
+                params = _gradient_step(spec, params, samples, first_lr, step)
         on_progress(start + len(chunk))
     return AdaptationResult(returns)
+
+
+def adapted_params(
+    env: TaskVectorEnv, policy: PolicyFile, task: np.ndarray, steps: int, seed: int
+) -> list[Params]:
+    """One task's parameters after 0, 1, .. ``steps`` gradient steps (not stacked), as ``evaluate`` takes them.
+
+    The random streams are those of ``evaluate``'s first task.
+
+    Raises:
+        ValueError: a negative number of steps.
+    """
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; it must be 0 or more")
+    info = policy.info
+    theta, first_lr = split_meta_params(policy.params, info["inner_lr"])
+    stacked = [stack_params(theta, 1)]
+    for step in range(steps):
+        key = (seed, Phase.EVALUATION, 0, step)
+        trajectories = [_rollout(env, task, policy.spec, stacked[step], 0, key)]
+        samples = make_samples(trajectories, gamma=info["gamma"], gae_lambda=info["gae_lambda"])
+        stacked.append(_gradient_step(policy.spec, stacked[step], samples, first_lr, step))
+    return [{name: value[0].detach() for name, value in params.items()} for params in stacked]
+
+
+def _gradient_step(
+    spec: GaussianMLP, params: Params, samples: Samples, first_lr: InnerLR, step: int
+) -> Params:
+    """Parameters, stacked over tasks, after gradient step number ``step`` (0, 1, ...) of the protocol."""
+    lr = first_lr if step == 0 else _halved(first_lr)
+    return adapt(inner_loss(spec), params, [samples], lr, first_order=True)
 
 
 def _rollout(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ class Phase(IntEnum):
     ROLLOUT = 2
     EVALUATION_TASKS = 3
     EVALUATION = 4
+    VIDEO = 5
 
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
@@ -34,6 +35,7 @@ def rollout(
     spec: GaussianMLP,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
+    on_state: Callable[[int], None] = lambda steps: None,
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
@@ -43,12 +45,14 @@ def rollout(
     Args:
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
         params: the policy's parameters, not stacked.
+        on_state: called with the number of steps taken after the reset and after every step.
     """
     if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
     env_seed, noise_seed = map(int, seed.generate_state(2, np.uint64))
     env.set_task(task)
     observations, _ = env.reset(seed=env_seed)
+    on_state(0)
     episodes, horizon = env.num_envs, env.max_episode_steps
     policy = NumpyPolicy(spec, params, episodes)
     low, high = env.single_action_space.low, env.single_action_space.high
@@ -74,6 +78,7 @@ def rollout(
                 np.minimum(np.maximum(box_actions, low, out=box_actions), high, out=box_actions)
             )
             all_rewards[t] = rewards
+            on_state(t + 1)
             if terminated.any() or truncated.any():
                 done = terminated | truncated
                 lengths[alive & done] = t + 1

@@ -18,13 +18,16 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policy_file import write_atomically
+from maml_rl.policy_file import PolicyFile, PolicyFileError, load_policy, write_atomically
 
 PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 POLICY = "policy.safetensors"
+POLICY_FIELDS = ("env", "env_config", "horizon", "inner_lr", "gamma", "gae_lambda", "iteration")
+"""What a policy's description says beside the shape of the network, and adaptation needs."""
 
 
 class RunError(ValueError):
@@ -157,6 +160,35 @@ class RunDirectory:
         if not path.exists():
             raise RunError(f"{self.path} holds no {POLICY}: the run has not finished an iteration")
         return path
+
+    def policy(self, which: str) -> PolicyFile:
+        """The best policy or the latest checkpoint's, read and checked.
+
+        Raises:
+            RunError: there is none.
+            PolicyFileError: it is damaged, lacks what adaptation needs, or is not of this run's environment.
+        """
+        path = self.policy_path(which)
+        policy = load_policy(path)
+        missing = [name for name in POLICY_FIELDS if name not in policy.info]
+        if missing:
+            raise PolicyFileError(f"{path.with_suffix('.json')} lacks {', '.join(missing)}")
+        env = self.description()["config"].get("env")
+        if policy.info["env"] != env:
+            raise PolicyFileError(f"{path} is a policy of {policy.info['env']!r}, but the run is of {env!r}")
+        return policy
+
+
+def check_output(output: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a file to be written whose suffix is not among ``suffixes``, or whose folder does not exist.
+
+    Raises:
+        RunError: naming what is allowed.
+    """
+    if output.suffix.lower() not in suffixes:
+        raise RunError(f"output is {str(output)!r}; it must end in {' or '.join(suffixes)}")
+    if not output.parent.is_dir():
+        raise RunError(f"output is {str(output)!r}, but there is no folder {str(output.parent)!r}")
 
 
 def _version(package: str) -> str | None:

@@ -70,25 +70,32 @@ def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
 
 
 def make_task_env(
-    name: str, episodes: int, horizon: int, env_config: dict[str, Any] | None = None
+    name: str,
+    episodes: int,
+    horizon: int,
+    env_config: dict[str, Any] | None = None,
+    render_mode: str | None = None,
 ) -> TaskVectorEnv:
     """The environment a rollout needs: ``episodes`` copies, horizon ``horizon``, autoreset disabled.
 
     Args:
         env_config: further arguments of the environment's constructor.
+        render_mode: ``rgb_array`` to take pictures with ``render``.
 
     Raises:
-        ValueError: unknown environment, or an argument it refuses.
+        ValueError: unknown environment, an argument it refuses, or one that cannot be rendered.
         UserEnvError: an adapted environment cannot be made or lacks a method.
     """
     family = check_env_name(name)
     if isinstance(family, partial):
         env_config = {"env_kwargs": env_config}
+    rendering = {} if render_mode is None else {"render_mode": render_mode}
     try:
         return family(
             num_envs=episodes,
             max_episode_steps=horizon,
             autoreset_mode=AutoresetMode.DISABLED,
+            **rendering,
             **(env_config or {}),
         )
     except TypeError as error:

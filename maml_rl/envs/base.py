@@ -28,6 +28,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_envs: number of copies.
         max_episode_steps: horizon H; an episode that reaches it is truncated.
         autoreset_mode: ``NEXT_STEP`` or ``DISABLED``.
+        render_mode: ``rgb_array`` where ``metadata["render_modes"]`` holds it: ``render`` then draws every copy.
     """
 
     task_space: gymnasium.Space[Any]
@@ -35,6 +36,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     single_action_space: gymnasium.spaces.Box
     diverged_episodes: int = 0
     """Episodes, since construction, that ended because the simulation left the finite numbers."""
+    render_size: tuple[int, int] = (480, 360)
+    """Width and height in pixels of what ``render`` draws; to be set before the first call."""
     _autoreset_modes: ClassVar = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
 
     def __init__(
@@ -55,6 +58,10 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if mode not in self._autoreset_modes:
             allowed = ", ".join(m.value for m in self._autoreset_modes)
             raise ValueError(f"autoreset_mode is {mode.value!r}; allowed: {allowed}")
+        modes = self.metadata.get("render_modes", ())
+        if render_mode not in (None, *modes):
+            allowed = ", ".join(modes) or "none, the environment draws no pictures"
+            raise ValueError(f"{self._title()}: render_mode is {render_mode!r}; allowed: {allowed}")
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.single_observation_space = observation_space
@@ -92,6 +99,18 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @abstractmethod
     def _observe(self) -> np.ndarray:
         """Observations ``[num_envs, obs]`` of the present state, as an array the caller may keep."""
+
+    def _title(self) -> str:
+        """The environment's name in messages."""
+        return type(self).__name__
+
+    def describe_task(self) -> str:
+        """The present task in a few words, for captions."""
+        return f"task {self._task}"
+
+    def _render(self, copy: int) -> np.ndarray:
+        """A picture ``[height, width, 3]`` (uint8) of a copy; for families that list ``rgb_array``."""
+        raise NotImplementedError
 
     # --- Gymnasium's interface
 
@@ -170,6 +189,10 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._terminated = terminated
         self._truncated = (self._elapsed >= self.max_episode_steps) & ~terminated
         return self._observe(), rewards, self._terminated, self._truncated, {}
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A picture ``[height, width, 3]`` (uint8) of every copy; None without a ``render_mode``."""
+        return None if self.render_mode is None else tuple(self._render(k) for k in range(self.num_envs))
 
     # --- shared machinery
 

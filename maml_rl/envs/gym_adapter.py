@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -11,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.offscreen import choose_backend
 
 Env = gymnasium.Env[Any, Any]
 
@@ -45,6 +47,7 @@ class GymTaskEnv(TaskVectorEnv):
             a registered environment. A time limit that comes with the id gives way to ``max_episode_steps``.
         max_episode_steps: horizon H.
         env_kwargs: arguments of ``env``.
+        render_mode: given on to ``env``, which is to offer ``rgb_array`` in its metadata as Gymnasium's do.
         kwargs: see ``TaskVectorEnv``.
 
     Raises:
@@ -58,16 +61,21 @@ class GymTaskEnv(TaskVectorEnv):
         env: str | Callable[..., Env],
         max_episode_steps: int,
         env_kwargs: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
         self._name = env if isinstance(env, str) else getattr(env, "__name__", repr(env))
+        if render_mode is not None:
+            env_kwargs = {**(env_kwargs or {}), "render_mode": render_mode}
         first = self._make(env, env_kwargs)
+        self.metadata = {**self.metadata, **first.metadata}
         super().__init__(
             num_envs,
             max_episode_steps=max_episode_steps,
             observation_space=self._check_box(first.observation_space, "observation_space"),
             action_space=self._check_actions(first.action_space),
             task_space=self._find_task_space(first),
+            render_mode=render_mode,
             **kwargs,
         )
         self._envs = [first, *(self._make(env, env_kwargs) for _ in range(num_envs - 1))]
@@ -125,6 +133,25 @@ class GymTaskEnv(TaskVectorEnv):
     def _observe(self) -> np.ndarray:
         return self._observations.copy()
 
+    def _render(self, copy: int) -> np.ndarray:
+        from PIL import Image, ImageOps  # runners draw nothing
+
+        if "mujoco" in sys.modules:  # the environment may be one of Gymnasium's MuJoCo family
+            choose_backend()
+        frame = self._call(self._envs[copy], "render")
+        if (
+            not isinstance(frame, np.ndarray)
+            or frame.ndim != 3
+            or frame.shape[2] != 3
+            or frame.dtype != np.uint8
+        ):
+            raise self._error("render", f"returned {frame!r}, not an image [height, width, 3] of uint8")
+        # Its own size is the environment's business: the picture is fitted into the size asked for.
+        return np.asarray(ImageOps.pad(Image.fromarray(frame), self.render_size, color="white"))
+
+    def _title(self) -> str:
+        return self._name
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close all instances."""
         for env in getattr(self, "_envs", ()):
@@ -140,6 +167,8 @@ class GymTaskEnv(TaskVectorEnv):
             made = _find_factory(env)(**(kwargs or {}))
         except Exception as error:
             problem = f"no instance could be made: {type(error).__name__}: {error}"
+            if kwargs and "render_mode" in kwargs:
+                problem += " (to be rendered, an environment takes the argument render_mode='rgb_array')"
             raise self._error("__init__", problem) from error
         if not isinstance(made, gymnasium.Env):
             raise self._error("__init__", f"made a {type(made).__name__}, which is not a gymnasium.Env")

@@ -21,6 +21,7 @@ import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.mujoco_batch import BatchSimulations, LoopSimulations, Simulations, load_model
+from maml_rl.envs.offscreen import TrackingCamera
 
 Variant = Literal["paper", "gymnasium"]
 
@@ -54,6 +55,9 @@ class Locomotion(TaskVectorEnv):
     max_goal: ClassVar[float]
     observation_sizes: ClassVar[dict[str, int]]
     action_size: ClassVar[int]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
+    camera_distance: ClassVar[float]
+    _camera: TrackingCamera | None = None
 
     def __init__(
         self,
@@ -78,6 +82,7 @@ class Locomotion(TaskVectorEnv):
         self._goal = 0.0
         self._simulations = self._build()
         self._dt = self._simulations.model.opt.timestep * (1 if self._paper else _FRAME_SKIP)
+        self.metadata["render_fps"] = round(1 / self._dt)
         # A row is the observation, the forward progress (v or x), and the counts of MuJoCo warnings.
         self._rows = self._simulations.read()
 
@@ -112,6 +117,10 @@ class Locomotion(TaskVectorEnv):
     def _set_task(self, task: np.ndarray) -> None:
         self._goal = float(task)
 
+    def describe_task(self) -> str:
+        """The goal velocity; families with another goal say theirs."""
+        return f"run at {self._goal:.2f} m/s"
+
     def _reset(self, mask: np.ndarray) -> None:
         for k in np.flatnonzero(mask):
             self._simulations.reset(int(k), *self._initial_state(self._generators[k]))
@@ -141,6 +150,18 @@ class Locomotion(TaskVectorEnv):
 
     def _observe(self) -> np.ndarray:
         return self._rows[:, : self._size]
+
+    def _render(self, copy: int) -> np.ndarray:
+        if self._camera is None:
+            model = self._simulations.model
+            self._camera = TrackingCamera(model, "torso", self.render_size, distance=self.camera_distance)
+        return self._camera(self._simulations.qpos(copy))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free what rendering needed."""
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     def _read(self, changed: np.ndarray) -> np.ndarray:
         """Rows of the present state, as a new array; copies not marked in ``changed`` keep their row."""
@@ -175,6 +196,7 @@ class HalfCheetah(Locomotion):
     """
 
     max_goal = 2.0
+    camera_distance = 3.5
     observation_sizes: ClassVar = {"paper": 20, "gymnasium": 17}
     action_size = 6
 
@@ -214,6 +236,7 @@ class Ant(Locomotion):
     """
 
     max_goal = 3.0
+    camera_distance = 4.5
     observation_sizes: ClassVar = {"paper": 125, "gymnasium": 105}
     action_size = 8
 
@@ -282,6 +305,10 @@ class HalfCheetahDir(HalfCheetah):
     def _goal_reward(self, velocities: np.ndarray) -> np.ndarray:
         return _direction(self._goal, self.max_goal) * velocities
 
+    def describe_task(self) -> str:
+        """The goal direction."""
+        return _direction_name(self._goal, self.max_goal)
+
 
 class AntVel(Ant):
     """Run at a goal velocity, uniform in [0, 3] m/s: reward 1 minus the absolute error."""
@@ -296,10 +323,18 @@ class AntDir(Ant):
     def _goal_reward(self, velocities: np.ndarray) -> np.ndarray:
         return _direction(self._goal, self.max_goal) * velocities
 
+    def describe_task(self) -> str:
+        """The goal direction."""
+        return _direction_name(self._goal, self.max_goal)
+
 
 def _direction(goal: float, max_goal: float) -> float:
     """-1 for the lower half of the published task range, else +1."""
     return -1.0 if goal < max_goal / 2 else 1.0
+
+
+def _direction_name(goal: float, max_goal: float) -> str:
+    return "run forward" if _direction(goal, max_goal) > 0 else "run backward"
 
 
 def _start_ant_paper(model: mujoco.MjModel, data: mujoco.MjData) -> None:

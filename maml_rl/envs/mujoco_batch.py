@@ -51,6 +51,10 @@ class Simulations(ABC):
         """Advance the copies marked in ``active`` under controls ``actions [num_envs, nu]``."""
 
     @abstractmethod
+    def qpos(self, copy: int) -> np.ndarray:
+        """The ``qpos`` of a copy."""
+
+    @abstractmethod
     def read(self) -> np.ndarray:
         """What is read of each copy's state, then its counts of MuJoCo warnings since its reset.
 
@@ -96,6 +100,9 @@ class BatchSimulations(Simulations):
         everyone = np.count_nonzero(active) == self.num_envs
         self._batch.step(None if everyone else active, self._frame_skip, self._stage)
 
+    def qpos(self, copy: int) -> np.ndarray:
+        return self._qpos[copy]
+
     def read(self) -> np.ndarray:
         return np.concatenate(self._columns, axis=1)
 
@@ -136,6 +143,9 @@ class LoopSimulations(Simulations):
             if moves:
                 ctrl[:] = action
                 advance(model, data)
+
+    def qpos(self, copy: int) -> np.ndarray:
+        return self._data[copy].qpos
 
     def read(self) -> np.ndarray:
         return np.concatenate(self._views).reshape(self.num_envs, -1)

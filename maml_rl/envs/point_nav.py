@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections import deque
+from typing import Any, ClassVar, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -28,6 +29,10 @@ class PointNav(TaskVectorEnv):
     max_step = 0.1
     goal_radius = 0.01
     goal_range = 0.5
+    view_range = 1.0
+    """Pictures show [-view_range, view_range]^2."""
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}  # type: ignore[misc]
+    render_size = (480, 480)
 
     def __init__(
         self,
@@ -50,6 +55,8 @@ class PointNav(TaskVectorEnv):
         self._squared = reward == "squared_distance"
         self._positions = np.zeros((num_envs, 2), np.float32)
         self._goal = np.zeros(2, np.float32)
+        # The last positions of all copies, kept for pictures only.
+        self._trail = deque([self._positions.copy()], maxlen=max_episode_steps + 1)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Goals ``[n, 2]``."""
@@ -58,14 +65,23 @@ class PointNav(TaskVectorEnv):
     def _set_task(self, task: np.ndarray) -> None:
         self._goal = task.astype(np.float32)
 
+    def describe_task(self) -> str:
+        """The goal."""
+        x, y = self._goal
+        return f"goal ({x:.2f}, {y:.2f})"
+
     def _reset(self, mask: np.ndarray) -> None:
         self._positions[mask] = 0
+        for positions in self._trail:  # a line that has not left the start yet
+            positions[mask] = 0
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moves = np.minimum(np.maximum(actions, -self.max_step), self.max_step)
         if not active.all():
             moves[~active] = 0
         self._positions += moves
+        if self.render_mode is not None:
+            self._trail.append(self._positions.copy())
         offsets = self._positions - self._goal
         squares = np.einsum("ij,ij->i", offsets, offsets)
         rewards = np.negative(squares if self._squared else np.sqrt(squares))
@@ -73,3 +89,26 @@ class PointNav(TaskVectorEnv):
 
     def _observe(self) -> np.ndarray:
         return self._positions.copy()
+
+    def _render(self, copy: int) -> np.ndarray:
+        """The square of the goals, the goal (green), the trail and the point (blue)."""
+        from PIL import Image, ImageDraw  # runners draw nothing
+
+        scale = 2  # drawn larger and shrunk: smooth edges
+        size = np.array(self.render_size) * scale
+        unit = size.min() / (2 * self.view_range)
+
+        def pixel(position: np.ndarray) -> tuple[float, float]:
+            x, y = size / 2 + unit * position * (1, -1)
+            return float(x), float(y)
+
+        image = Image.new("RGB", tuple(size.tolist()), "white")
+        draw = ImageDraw.Draw(image)
+        corner = np.array([self.goal_range, self.goal_range])
+        (left, bottom), (right, top) = pixel(-corner), pixel(corner)
+        draw.rectangle((left, top, right, bottom), fill="#f2f2f2", outline="#b0b0b0", width=scale)
+        trail = [pixel(positions[copy]) for positions in self._trail]
+        draw.line(trail, fill="#7fb2e5", width=2 * scale)
+        draw.circle(pixel(self._goal), unit * 0.03, fill="#2ca02c")
+        draw.circle(trail[-1], unit * 0.025, fill="#1f5fa8")
+        return np.asarray(image.resize(self.render_size, Image.Resampling.BOX))
