@@ -114,6 +114,25 @@ class RunDirectory:
         else:
             (self.path / "progress.csv").unlink()
 
+    @property
+    def has_progress(self) -> bool:
+        """Whether an iteration was finished."""
+        return (self.path / "progress.csv").exists()
+
+    def adaptation(self) -> dict[str, Any] | None:
+        """What ``maml-rl evaluate`` found, or None before it was called; raises RunError when damaged."""
+        file = self.path / "adaptation.json"
+        if not file.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(file.read_text())
+            _ = [result[name] for name in ("returns", "tasks", "episodes", "papers_tasks")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{file} is damaged ({error!r}); run maml-rl evaluate {self.path} again"
+            ) from error
+        return result
+
     # --- checkpoints
 
     def checkpoint(self, name: str) -> Path:
