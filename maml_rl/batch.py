@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,16 @@ class Trajectories:
             if not np.isfinite(getattr(self, name)).all():
                 return name
         return None
+
+
+def pool(trajectories: Sequence[Trajectories]) -> Trajectories:
+    """The episodes of several tasks as those of a single one."""
+    return Trajectories(
+        **{
+            field.name: np.concatenate([getattr(t, field.name) for t in trajectories])
+            for field in fields(Trajectories)
+        }
+    )
 
 
 class Samples(NamedTuple):

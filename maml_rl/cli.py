@@ -1,4 +1,4 @@
-"""The command line: ``maml-rl train | evaluate | plot | video | report``."""
+"""The command line: ``maml-rl train | evaluate | tune | plot | video | report``."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.methods import MethodName, configure
 from maml_rl.presets import EXPERIMENTS, get_experiment
 from maml_rl.resources import check_resources
 
-_PLAIN_TYPES = {"env": str, "seed": int}
+if TYPE_CHECKING:
+    from maml_rl.evaluation import AdaptationResult
+    from maml_rl.held_out import HeldOut
 
 
 def _config_fields() -> type:
@@ -46,6 +49,7 @@ ConfigFields = _config_fields()
 def train(
     preset: Positional[str | None] = None,
     *,
+    method: MethodName | None = None,
     fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
     env_config: dict[str, str] | None = None,
     num_env_runners: int | None = None,
@@ -63,6 +67,7 @@ def train(
     Args:
         preset: the experiment to run, or module:Class for an environment of your own; not needed with
             --resume.
+        method: maml (default), or a baseline of the paper.
         env_config: further arguments of the environment, as NAME VALUE pairs.
         num_env_runners: rollout worker processes; 0 collects in this process. Default: one per core of the
             machine, at most 8.
@@ -81,12 +86,12 @@ def train(
     run = None
     if resume is not None:
         run = RunDirectory.open(resume)
-        config, preset, stored_iterations = _stored_config(run, preset)
+        config, preset, method, stored_iterations = _stored_config(run, preset, method)
     elif preset is None:
         raise ValueError(f"preset is missing; it must be one of: {', '.join(EXPERIMENTS)}")
     else:
-        experiment = get_experiment(preset)
-        config, stored_iterations = experiment.make_config(), experiment.iterations
+        method = method or "maml"
+        config, stored_iterations = configure(get_experiment(preset), method)
         config.num_env_runners = _default_env_runners()
     given = {k: v for k, v in vars(fields).items() if v is not None}
     if env_config is not None:
@@ -99,18 +104,23 @@ def train(
     if gpus is not None:
         config.learners(num_learners=gpus, num_gpus_per_learner=gpus)
     total = stored_iterations if iterations is None else iterations
-    if total < 1 or checkpoint_every < 1:
-        raise ValueError(f"iterations is {total}, checkpoint_every is {checkpoint_every}; both must be >= 1")
+    least = 0 if method == "random" else 1  # fresh weights are not trained
+    if total < least or checkpoint_every < 1:
+        raise ValueError(
+            f"iterations is {total}, checkpoint_every is {checkpoint_every}; "
+            f"they must be at least {least} and 1"
+        )
     config.validate()
     if run is not None and output is not None:
         raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
     start_ray(address)
     check_resources(config)
     if run is None:
-        output = output or Path("runs") / f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run = RunDirectory.create(output, describe(config, preset, total))
+        name = preset if method == "maml" else f"{preset}-{method}"
+        output = output or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = RunDirectory.create(output, describe(config, preset, method, total))
     started = time.monotonic()
-    row = TrainingRun(config, run, preset, total, checkpoint_every, resume=resume is not None)()
+    row = TrainingRun(config, run, preset, method, total, checkpoint_every, resume=resume is not None)()
     if json:
         _print_json({**row, "run": str(run.path)})
     else:
@@ -120,11 +130,15 @@ def train(
 def evaluate(
     run: Positional[Path],
     *,
-    steps: int = 3,
+    steps: int | None = None,
+    inner_lr: float | None = None,
     episodes: int | None = None,
     tasks: int | None = None,
     seed: int = 0,
     policy: Literal["best", "latest"] = "best",
+    pretrained: bool = False,
+    num_workers: int | None = None,
+    address: str | None = None,
     json: bool = False,
 ) -> None:
     """Adapt a trained policy to held-out tasks and print returns after 0 .. STEPS gradient steps.
@@ -132,85 +146,110 @@ def evaluate(
     Results are also written into the run directory, as adaptation.csv and adaptation.json.
 
     Args:
-        run: a run directory.
-        steps: gradient steps.
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
+        steps: gradient steps; default: 3, or 0 for a policy that is not adapted (oracle).
+        inner_lr: step size of the first gradient step (later ones take half of it); default: the run's.
         episodes: episodes per task and step; default: the paper's protocol for the preset.
         tasks: number of held-out tasks, drawn with --seed; default: the paper's own 40 tasks.
         seed: of the rollouts.
         policy: the policy with the best return after adaptation, or the latest one.
+        pretrained: evaluate the policy that comes with the package; nothing is written.
+        num_workers: processes of a local Ray; 0 evaluates in this process. Default: one per core.
+        address: Ray cluster to connect to; default: RAY_ADDRESS, else a local Ray.
         json: print JSON instead of a table.
     """
-    import numpy as np
-    from rich.console import Console
-
-    from maml_rl.envs import make_task_env
-    from maml_rl.evaluation import evaluate as run_evaluation
     from maml_rl.evaluation import markdown_table
-    from maml_rl.policy_file import load_policy
-    from maml_rl.rollout import Phase, stream
+    from maml_rl.held_out import HeldOut
+    from maml_rl.policy_file import load_policy, pretrained_policy
     from maml_rl.run_directory import RunDirectory
 
-    directory = RunDirectory.open(run)
-    loaded = load_policy(directory.policy_path(policy))
-    info = loaded.info
-    experiment = get_experiment(info["preset"])
-    env = make_task_env(
-        info["env"],
-        experiment.test_episodes if episodes is None else episodes,
-        info["horizon"],
-        info["env_config"],
-    )
-    papers_tasks = experiment.test_tasks if tasks is None else None
-    if papers_tasks is not None:
-        test_tasks = papers_tasks()
-    else:
-        count = 40 if tasks is None else tasks
-        test_tasks = env.sample_tasks(count, np.random.default_rng(stream(seed, Phase.EVALUATION_TASKS)))
-    console = Console(stderr=True)
-    with console.status(f"evaluating on {len(test_tasks)} tasks") as status:
-        result = run_evaluation(
-            env,
-            loaded.spec,
-            loaded.params,
-            test_tasks,
-            steps=steps,
-            inner_lr=info["inner_lr"],
-            gamma=info["gamma"],
-            gae_lambda=info["gae_lambda"],
-            seed=seed,
-            on_progress=lambda done: status.update(f"evaluated {done} of {len(test_tasks)} tasks"),
-        )
-    result.save(directory.path)
+    folder = None if pretrained else RunDirectory.open(run)
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, episodes=episodes, tasks=tasks, seed=seed)
+    result = _measure(held_out, num_workers, address)
+    description = held_out.description()
+    if folder:
+        result.save(folder.path, description)
     if json:
-        _print_json({"run": str(run), "policy": policy, "iteration": info["iteration"], **result.as_dict()})
+        _print_json({"run": str(run), **description, **result.as_dict()})
         return
+    name = f"{description['method']}, iteration {description['iteration']}"
     rows: dict[str, Sequence[tuple[float, float | None]]] = {
-        f"maml_rl, iteration {info['iteration']}": list(zip(result.mean, result.interval, strict=True))
+        name: list(zip(result.mean, result.interval, strict=True))
     }
-    if papers_tasks is not None:
-        rows["Finn et al. 2017"] = experiment.paper
+    if held_out.papers_row:
+        rows["Finn et al. 2017"] = held_out.papers_row
     print(markdown_table(rows))
-    print(f"({len(test_tasks)} tasks, {env.num_envs} episodes per step, mean ± 95 % interval over tasks)")
+    count = result.returns.shape[1]
+    print(f"({count} tasks, {held_out.episodes} episodes per step, mean ± 95 % interval over tasks)")
 
 
-def plot(run: Positional[Path]) -> None:
-    """Draw a run's learning curve and, once evaluated, its adaptation curve, as PNG files in the run directory.
+def tune(
+    run: Positional[Path],
+    *,
+    inner_lr: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    steps: int = 1,
+    tasks: int = 20,
+    seed: int = 1,
+    policy: Literal["best", "latest"] = "best",
+    num_workers: int | None = None,
+    address: str | None = None,
+    json: bool = False,
+) -> None:
+    """Try step sizes for fine-tuning a run's policy, on tasks that are not the test tasks.
 
     Args:
         run: a run directory.
+        inner_lr: the step sizes to try.
+        steps: gradient steps after which the returns are compared.
+        tasks: number of tasks, drawn from the environment's distribution.
+        seed: of the tasks and the rollouts.
+        policy: the policy with the best return after adaptation, or the latest one.
+        num_workers: processes of a local Ray; 0 evaluates in this process. Default: one per core.
+        address: Ray cluster to connect to; default: RAY_ADDRESS, else a local Ray.
+        json: print JSON instead of a table.
     """
-    from maml_rl.plots import plot_adaptation, plot_learning_curve
+    from maml_rl.evaluation import markdown_table
+    from maml_rl.held_out import HeldOut
     from maml_rl.run_directory import RunDirectory
 
-    directory = RunDirectory.open(run)
-    files = [directory.path / "learning_curve.png"]
-    plot_learning_curve(directory.progress(), files[0])
-    results = directory.path / "adaptation.json"
-    if results.exists():
-        result = json.loads(results.read_text())
-        experiment = get_experiment(directory.description()["preset"])
-        files.append(directory.path / "adaptation_curve.png")
-        plot_adaptation(result["mean"], result["interval_95"], files[1], paper=experiment.paper)
+    if steps < 1:
+        raise ValueError(
+            f"steps is {steps}; it must be 1 or more: without a gradient step there is no step size"
+        )
+    loaded = RunDirectory.open(run).policy(policy)
+    candidates = [HeldOut(loaded, steps=steps, inner_lr=lr, tasks=tasks, seed=seed) for lr in inner_lr]
+    results = {c.inner_lr: _measure(c, num_workers, address) for c in candidates}
+    best = max(results, key=lambda lr: results[lr].mean[-1])
+    if json:
+        _print_json({"run": str(run), "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
+        return
+    rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
+    print(markdown_table(rows))
+    print(
+        f"best step size after {steps} gradient step(s): {best:g}; use it with evaluate --inner-lr {best:g}"
+    )
+
+
+def plot(runs: Positional[tuple[Path, ...]], *, output: Path | None = None, seed: int = 0) -> None:
+    """Draw learning and adaptation curves, as PNG and SVG: of one run, or of several runs together.
+
+    Several runs of a method (with different seeds) become one curve with its 95 % interval; different methods
+    become curves of one panel, with the paper's values beside them; different presets become panels (Figures
+    4 and 5 of the paper). For point navigation the trajectories before and after one gradient step are drawn.
+
+    Args:
+        runs: run directories.
+        output: folder of the pictures; default: the run's own directory, or plots/ for several runs.
+        seed: of the rollouts whose trajectories are drawn.
+    """
+    from maml_rl.figures import draw_all
+    from maml_rl.run_directory import RunDirectory
+
+    if not runs:
+        raise ValueError("runs is empty; plot needs at least one run directory")
+    folder = output or (runs[0] if len(runs) == 1 else Path("plots"))
+    files = draw_all([RunDirectory.open(run) for run in runs], folder, seed=seed)
     print("\n".join(map(str, files)))
 
 
@@ -219,6 +258,7 @@ def video(
     *,
     task: tuple[float, ...] | None = None,
     steps: int = 1,
+    inner_lr: float | None = None,
     output: Path | None = None,
     seed: int = 0,
     fps: float | None = None,
@@ -229,33 +269,28 @@ def video(
 
     Args:
         run: a run directory.
-        task: the task's numbers; default: the first of the paper's test tasks.
+        task: the task's numbers; default: the first held-out task.
         steps: gradient steps.
+        inner_lr: step size of the first gradient step (later ones take half of it); default: the run's.
         output: an .mp4 or .gif file; default: video.mp4 in the run directory.
         seed: of the rollouts and the initial state.
         fps: frames per second; default: real time.
         size: width and height of each of the two pictures.
         policy: the policy with the best return after adaptation, or the latest one.
     """
-    import numpy as np
     from rich.console import Console
 
+    from maml_rl.held_out import HeldOut
     from maml_rl.run_directory import RunDirectory
     from maml_rl.video import make_video
 
     directory = RunDirectory.open(run)
-    loaded = directory.policy(policy)
-    experiment = get_experiment(directory.description()["preset"])
-    if task is None and experiment.test_tasks is not None:
-        task = tuple(np.ravel(experiment.test_tasks()[0]).tolist())
+    held_out = HeldOut(directory.policy(policy), steps=steps, inner_lr=inner_lr, seed=seed)
     with Console(stderr=True).status("opening the environment") as status:
         made = make_video(
-            loaded,
+            held_out,
             output or directory.path / "video.mp4",
-            episodes=experiment.test_episodes,
             task=task,
-            steps=steps,
-            seed=seed,
             fps=fps,
             size=size,
             on_progress=status.update,
@@ -283,15 +318,18 @@ def report(runs: Positional[tuple[Path, ...]], *, output: Path = Path("report.ht
 # --- helpers
 
 
-def _stored_config(run: Any, preset: str | None) -> tuple[MAMLConfig, str, int]:
+def _stored_config(
+    run: Any, preset: str | None, method: str | None
+) -> tuple[MAMLConfig, str, MethodName, int]:
     stored = run.description()
-    if preset not in (None, stored["preset"]):
-        raise ValueError(f"preset is {preset!r}, but {run.path} holds a run of {stored['preset']!r}")
+    for name, value in (("preset", preset), ("method", method)):
+        if value not in (None, stored[name]):
+            raise ValueError(f"{name} is {value!r}, but {run.path} holds a run of {stored[name]!r}")
     config = MAMLConfig()
     for name, value in stored["config"].items():
         setattr(config, name, value)
     config.hidden_sizes = tuple(config.hidden_sizes)
-    return config, stored["preset"], stored["iterations"]
+    return config, stored["preset"], stored["method"], stored["iterations"]
 
 
 def _apply(config: MAMLConfig, given: dict[str, Any], frozen: Any) -> None:
@@ -308,6 +346,30 @@ def _apply(config: MAMLConfig, given: dict[str, Any], frozen: Any) -> None:
 
 def _default_env_runners() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def _measure(held_out: HeldOut, num_workers: int | None, address: str | None) -> AdaptationResult:
+    """Evaluate, with a line of progress: in this process, or on Ray."""
+    from rich.console import Console
+
+    from maml_rl.evaluation import evaluate as evaluate_here
+
+    tasks = held_out.tasks
+    with Console(stderr=True).status(f"evaluating on {len(tasks)} tasks") as status:
+
+        def show(done: int) -> None:
+            status.update(f"evaluated {done} of {len(tasks)} tasks")
+
+        if num_workers == 0:
+            return evaluate_here(held_out.make_env(), held_out.protocol, tasks, on_progress=show)
+        import ray
+
+        from maml_rl.parallel_evaluation import evaluate_in_parallel
+        from maml_rl.training import start_ray
+
+        if not ray.is_initialized():
+            start_ray(address, num_workers)
+        return evaluate_in_parallel(held_out.make_env, held_out.protocol, tasks, on_progress=show)
 
 
 def _literal(text: str) -> Any:
@@ -328,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # module:Class names a module of the present folder, as with python -m
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "evaluate": evaluate, "plot": plot, "video": video, "report": report},
+            {command.__name__: command for command in (train, evaluate, tune, plot, video, report)},
             prog="maml-rl",
             args=arguments,
         )

@@ -66,6 +66,7 @@ class MAMLConfig(AlgorithmConfig):
         # Finn et al. 2017, app. A.2, unless another source is given. "Code" is the authors' published code.
         self.inner_lr: float = 0.1
         self.inner_steps: int = 1
+        self.context_size: int = 0
         self.learn_inner_lr: bool = False
         self.first_order: bool = False
         self.meta_batch_size: int = 20
@@ -97,6 +98,7 @@ class MAMLConfig(AlgorithmConfig):
         *,
         inner_lr: float = NotProvided,
         inner_steps: int = NotProvided,
+        context_size: int = NotProvided,
         learn_inner_lr: bool = NotProvided,
         first_order: bool = NotProvided,
         meta_batch_size: int = NotProvided,
@@ -123,7 +125,10 @@ class MAMLConfig(AlgorithmConfig):
 
         Args:
             inner_lr: step size alpha of the inner gradient step; its initial value when it is learned.
-            inner_steps: number of inner gradient steps, each on episodes of its own.
+            inner_steps: number of inner gradient steps, each on episodes of its own; 0 trains one policy for all
+                tasks with TRPO.
+            context_size: free parameters appended to the observation, which alone are adapted (Rei 2015); 0
+                adapts the whole policy.
             learn_inner_lr: meta-learn one step size per parameter (Li et al. 2017, Meta-SGD).
             first_order: drop second derivatives through the inner step (Finn et al. 2017, sec. 5.2).
             meta_batch_size: tasks per meta-update; independent of the number of env runners.
@@ -166,12 +171,24 @@ class MAMLConfig(AlgorithmConfig):
             if not accepts(value):
                 raise ValueError(f"{name} is {value!r}; it must be {allowed}")
         self.inner_lr = float(self.inner_lr)  # an integer is a number too
+        self._reject_contradictions()
         if self.num_learners > 1:
             raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
         if self.is_multi_agent:
             raise ValueError("policies: multi-agent settings were given; MAML trains a single agent")
         check_env_name(self.env)
         super().validate()
+
+    def _reject_contradictions(self) -> None:
+        for name in ("first_order", "learn_inner_lr", "context_size"):
+            if self.inner_steps == 0 and getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
+                )
+        if self.learn_inner_lr and self.context_size:
+            raise ValueError(
+                f"learn_inner_lr is True, but context_size is {self.context_size}: a context takes fixed steps"
+            )
 
     def _reject_unknown_fields(self) -> None:
         default = MAMLConfig()
@@ -203,6 +220,7 @@ class MAMLConfig(AlgorithmConfig):
             activation=self.activation,
             initial_std=self.initial_std,
             min_std=self.min_std,
+            context_size=self.context_size,
         )
 
     def meta_update_settings(self) -> MetaUpdateSettings:
@@ -235,6 +253,7 @@ class MAMLConfig(AlgorithmConfig):
                 "activation": self.activation,
                 "initial_std": self.initial_std,
                 "min_std": self.min_std,
+                "context_size": self.context_size,
                 "learned_inner_lr": self.inner_lr if self.learn_inner_lr else None,
             },
         )
@@ -250,6 +269,7 @@ def _is_count(value: Any) -> bool:
 
 _Rule = tuple[str, Callable[[Any], bool]]
 _COUNT: _Rule = ("a positive integer", _is_count)
+_COUNT_OR_ZERO: _Rule = ("an integer >= 0", lambda v: _is_count(v) or (v == 0 and not isinstance(v, bool)))
 _BOOL: _Rule = ("True or False", lambda v: isinstance(v, bool))
 _POSITIVE: _Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
 _NON_NEGATIVE: _Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
@@ -258,7 +278,8 @@ _FRACTION: _Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1
 
 _RULES: dict[str, _Rule] = {
     "inner_lr": _POSITIVE,
-    "inner_steps": _COUNT,
+    "inner_steps": _COUNT_OR_ZERO,
+    "context_size": _COUNT_OR_ZERO,
     "learn_inner_lr": _BOOL,
     "first_order": _BOOL,
     "meta_batch_size": _COUNT,
@@ -282,7 +303,7 @@ _RULES: dict[str, _Rule] = {
     "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
     "initial_std": _POSITIVE,
     "min_std": _POSITIVE,
-    "seed": ("an integer >= 0", lambda v: _is_count(v) or v == 0),
+    "seed": _COUNT_OR_ZERO,
     "sample_timeout_s": _POSITIVE,
 }
 TRAINING_FIELDS = tuple(name for name in _RULES if name not in ("seed", "sample_timeout_s"))

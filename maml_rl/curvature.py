@@ -32,7 +32,7 @@ from torch import Tensor
 from maml_rl.batch import Samples
 from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
 from maml_rl.meta_learner import Params
-from maml_rl.policy import Gaussian, GaussianMLP
+from maml_rl.policy import Gaussian, GaussianMLP, append_context
 
 Blocks = list[Tensor]
 
@@ -75,18 +75,32 @@ class Network:
     ) -> None:
         self._tanh = spec.activation == "tanh"
         self._scratch = scratch
-        self._weights = blocks[:-1:2]
-        self._inputs = [observations]
-        for i, (weight, bias) in enumerate(zip(self._weights, blocks[1:-1:2], strict=True)):
+        self._layers, self._observation_size = len(spec.layers), spec.observation_size
+        self._has_context = spec.context_size > 0
+        weights, biases, log_std, context = self._split(blocks)
+        self._weights = weights
+        self._inputs = [append_context(observations, *context) if context else observations]
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             out = None if keep else self._array(f"hidden{i}", bias.shape[-1])
             z = torch.bmm(self._inputs[-1], weight.mT, out=out).add_(bias[:, None])
             if i < len(self._weights) - 1:
                 self._inputs.append(z.tanh_() if self._tanh else z.clamp_(min=0))
         min_log_std = math.log(spec.min_std)
-        self._log_std_is_live = (blocks[-1] >= min_log_std).to(observations.dtype)
-        self.outputs = Gaussian(z, blocks[-1].clamp(min=min_log_std))
+        self._log_std_is_live = (log_std >= min_log_std).to(observations.dtype)
+        self.outputs = Gaussian(z, log_std.clamp(min=min_log_std))
         self._tangents: list[Tensor] = []
         self._errors: list[Tensor] = []
+        self._first_bias_gradient = log_std
+
+    def _split(self, blocks: Blocks) -> tuple[Blocks, Blocks, Tensor, Blocks]:
+        """Weights, biases, log_std, and the context if there is one."""
+        end = 2 * self._layers
+        return blocks[:end:2], blocks[1:end:2], blocks[end], blocks[end + 1 :]
+
+    def _context_gradient(self, first_bias: Tensor, first_weight: Tensor) -> Tensor:
+        """What a gradient in the first layer's bias is in the context, which enters beside it."""
+        context_weight = first_weight[..., self._observation_size :]
+        return torch.bmm(first_bias[:, None], context_weight)[:, 0]
 
     def _array(self, name: str, width: int) -> Tensor:
         return self._scratch(name, self._inputs[0], width)
@@ -106,7 +120,11 @@ class Network:
     def jvp(self, tangents: Blocks) -> Gaussian:
         """Directional derivative of the outputs: 2 passes. Keeps the hidden tangents for ``second_vjp``."""
         self._tangents = []
-        layers = zip(self._inputs, tangents[:-1:2], tangents[1:-1:2], strict=True)
+        d_weights, d_biases, d_log_std, d_context = self._split(tangents)
+        for d in d_context:
+            context_weight = self._weights[0][..., self._observation_size :]
+            d_biases[0] = d_biases[0] + torch.bmm(d[:, None], context_weight.mT)[:, 0]
+        layers = zip(self._inputs, d_weights, d_biases, strict=True)
         for i, (inputs, d_weight, d_bias) in enumerate(layers):
             z = torch.bmm(inputs, d_weight.mT, out=self._array(f"tangent{i}", d_bias.shape[-1]))
             z.add_(d_bias[:, None])
@@ -114,7 +132,7 @@ class Network:
                 z.baddbmm_(self._tangents[-1], self._weights[i].mT)
             if i < len(self._inputs) - 1:
                 self._tangents.append(self._times_slope(z, i))
-        return Gaussian(z, tangents[-1] * self._log_std_is_live)
+        return Gaussian(z, d_log_std * self._log_std_is_live)
 
     def vjp(self, cotangents: Gaussian, *, keep_errors: bool = False) -> Blocks:
         """Gradient of ``<cotangents, outputs>`` with respect to the blocks: 2 passes."""
@@ -130,7 +148,11 @@ class Network:
                 errors.append(error)
         if keep_errors:
             self._errors = errors[:-1][::-1]
-        return gradients[::-1]
+            self._first_bias_gradient = gradients[-2]
+        gradients.reverse()
+        if self._has_context:
+            gradients.append(self._context_gradient(gradients[1], self._weights[0]))
+        return gradients
 
     def second_vjp(self, tangents: Blocks, cotangents: Gaussian) -> Blocks:
         """Directional derivative of the result of ``vjp``: 4 passes.
@@ -154,7 +176,14 @@ class Network:
                 error = self._times_slope(upstream, i - 1)
                 if self._tanh:  # the slope 1 - h^2 changes too: by -2 h times the tangent of h
                     error.sub_(2 * self._inputs[i] * hidden * torch.bmm(kept, self._weights[i]))
-        return gradients[::-1]
+        gradients.reverse()
+        if self._has_context:
+            kept = self._first_bias_gradient
+            of_context = gradients[0][..., self._observation_size :]
+            of_context.baddbmm_(kept[..., None], tangents[-1][:, None])
+            moved = self._context_gradient(kept, tangents[0])
+            gradients.append(moved + self._context_gradient(gradients[1], self._weights[0]))
+        return gradients
 
 
 class InnerStep:
@@ -162,7 +191,7 @@ class InnerStep:
 
     Args:
         blocks: where the step starts, stacked over tasks.
-        inner_lr: one alpha, or one per parameter as (unstacked) blocks.
+        inner_lr: one alpha, or one per block: a number, or a tensor like the (unstacked) block.
         keep: False when only ``adapted`` is wanted.
     """
 
@@ -171,13 +200,13 @@ class InnerStep:
         spec: GaussianMLP,
         blocks: Blocks,
         samples: Samples,
-        inner_lr: float | Blocks,
+        inner_lr: float | Sequence[float | Tensor],
         scratch: Scratch,
         *,
         keep: bool = True,
     ) -> None:
         self._inner_lr: Sequence[float | Tensor] = (
-            inner_lr if isinstance(inner_lr, list) else [inner_lr] * len(blocks)
+            [inner_lr] * len(blocks) if isinstance(inner_lr, float) else inner_lr
         )
         self._network = Network(spec, blocks, samples.observations, scratch, keep=keep)
         with torch.enable_grad():
@@ -218,7 +247,7 @@ class ChunkCurvature:
     Args:
         meta: theta (and alpha) as meta-blocks, without a task dimension.
         pre: the samples of each inner step.
-        inner_lr: the fixed step size, or None when ``meta`` holds learned ones.
+        inner_lr: the fixed step size, one or one per block, or None when ``meta`` holds learned ones.
         first_order: treat the inner gradient as a constant, so that ``J = I`` (for a fixed step size).
     """
 
@@ -228,7 +257,7 @@ class ChunkCurvature:
         meta: Blocks,
         pre: Sequence[Samples],
         post: Samples,
-        inner_lr: float | None,
+        inner_lr: float | Sequence[float | Tensor] | None,
         scratch: Scratch,
         *,
         first_order: bool,
@@ -237,24 +266,24 @@ class ChunkCurvature:
         self._inner_lr, self._first_order = inner_lr, first_order
         self._blocks = len(spec.shapes)
         self._pre, self._post = pre, post
-        self._steps = self._adapt(meta, keep=True)
-        self._network = Network(spec, self._steps[-1].adapted, self._post.observations, scratch, keep=True)
+        self._steps, self._adapted = self._adapt(meta, keep=True)
+        self._network = Network(spec, self._adapted, self._post.observations, scratch, keep=True)
         self._old = self._network.outputs
         with torch.enable_grad():
             self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
             _, kl = surrogate_and_kl(self._outputs, self._old, post)
             self._kl_cotangents = torch.autograd.grad(kl.sum(), self._outputs, create_graph=True)
 
-    def _adapt(self, meta: Blocks, *, keep: bool) -> list[InnerStep]:
+    def _adapt(self, meta: Blocks, *, keep: bool) -> tuple[list[InnerStep], Blocks]:
         inner_lr = meta[self._blocks :] if self._inner_lr is None else self._inner_lr
         tasks = len(self._post.weights)
-        start = [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
+        adapted = [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
         steps: list[InnerStep] = []
         for samples in self._pre:
-            step = InnerStep(self._spec, start, samples, inner_lr, self._scratch, keep=keep)
+            step = InnerStep(self._spec, adapted, samples, inner_lr, self._scratch, keep=keep)
             steps.append(step)
-            start = step.adapted
-        return steps
+            adapted = step.adapted
+        return steps, adapted
 
     def pull_back(self, w: Blocks) -> Blocks:
         """``sum_i J_i^T w_i``: what a gradient in the adapted parameters is in the meta-parameters."""
@@ -300,12 +329,10 @@ class ChunkCurvature:
 
     def _kl_gradient(self, v: Blocks, step: float) -> Blocks:
         if self._first_order:  # the inner gradients are constants: the displacement passes unchanged
-            displaced = [
-                x + step * d for x, d in zip(self._steps[-1].adapted, self._push_forward(v), strict=True)
-            ]
+            displaced = [x + step * d for x, d in zip(self._adapted, self._push_forward(v), strict=True)]
         else:
             moved = [x + step * d for x, d in zip(self._meta, v, strict=True)]
-            displaced = self._adapt(moved, keep=False)[-1].adapted
+            _, displaced = self._adapt(moved, keep=False)
         network = Network(self._spec, displaced, self._post.observations, self._scratch, keep=False)
         with torch.enable_grad():
             outputs = Gaussian(*(x.detach().requires_grad_() for x in network.outputs))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
 
-from maml_rl.batch import Samples, Trajectories, make_samples
+from maml_rl.batch import Trajectories, make_samples
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
 from maml_rl.meta_update import inner_loss, split_meta_params
 from maml_rl.policy import GaussianMLP
-from maml_rl.policy_file import PolicyFile
+from maml_rl.policy_file import write_atomically
 from maml_rl.rollout import Phase, rollout, stream
 
-TASKS_PER_CHUNK = 8
+Tasks: TypeAlias = Sequence[Any] | np.ndarray
+TASKS_PER_CHUNK = 5
 """Tasks adapted in one batch: bounds memory, and has no influence on the result of a task."""
 
 
@@ -44,7 +48,7 @@ class AdaptationResult:
             return np.full(len(self.returns), np.nan)
         return 1.96 * self.returns.std(axis=1, ddof=1) / np.sqrt(tasks)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
         return {
             "gradient_steps": list(range(len(self.returns))),
@@ -54,105 +58,105 @@ class AdaptationResult:
             "returns": self.returns.tolist(),
         }
 
-    def save(self, folder: Path) -> None:
-        """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``."""
+    def save(self, folder: Path, description: Mapping[str, Any]) -> None:
+        """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``, with ``description``."""
         with (folder / "adaptation.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["gradient_steps", "mean", "interval_95"])
             writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, strict=True))
-        (folder / "adaptation.json").write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+        content = json.dumps({**description, **self.as_dict()}, indent=1) + "\n"
+        write_atomically(folder / "adaptation.json", content.encode())
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a policy is adapted and measured.
+
+    Attributes:
+        meta_params: theta, and the learned step sizes if any; None gives every task fresh weights of its own
+            (the paper's randomly initialised baseline).
+        steps: gradient steps.
+        inner_lr: alpha of the first step, unless learned; all later steps take half of it (Finn et al. 2017,
+            app. A.2).
+        seed: of the rollouts and the fresh weights.
+    """
+
+    spec: GaussianMLP
+    meta_params: Params | None
+    steps: int
+    inner_lr: float
+    gamma: float
+    gae_lambda: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be 0 or more")
+
+    def initial_params(self, first_task: int, tasks: int) -> tuple[Params, InnerLR]:
+        """Parameters stacked over tasks, and the first step size."""
+        if self.meta_params is not None:
+            theta, inner_lr = split_meta_params(self.meta_params, self.inner_lr)
+            return stack_params(theta, tasks), inner_lr
+        seeds = [stream(self.seed, Phase.INIT, first_task + i).generate_state(1)[0] for i in range(tasks)]
+        fresh = [self.spec.init_params(int(seed)) for seed in seeds]
+        return {name: torch.stack([p[name] for p in fresh]) for name in fresh[0]}, self.inner_lr
+
+
+def adaptation(
+    env: TaskVectorEnv, protocol: Protocol, tasks: Tasks, first_task: int = 0
+) -> Iterator[tuple[Params, list[Trajectories]]]:
+    """Parameters (stacked over ``tasks``) after 0, 1, ... gradient steps, and each task's episodes with them.
+
+    Every step uses the fresh episodes of the parameters before it. Every task has random streams of its own,
+    named by its index: what happens to it does not depend on which other tasks are there.
+
+    Args:
+        env: made by ``make_task_env``; its number of copies is the number of episodes.
+        first_task: index of ``tasks[0]``.
+    """
+    params, first_lr = protocol.initial_params(first_task, len(tasks))
+    for step in range(protocol.steps + 1):
+        trajectories = []
+        for i, task in enumerate(tasks):
+            task_params = {name: value[i].detach().numpy() for name, value in params.items()}
+            seed = stream(protocol.seed, Phase.EVALUATION, first_task + i, step)
+            trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
+        yield params, trajectories
+        if step < protocol.steps:
+            samples = make_samples(trajectories, gamma=protocol.gamma, gae_lambda=protocol.gae_lambda)
+            inner_lr = first_lr if step == 0 else _halved(first_lr)
+            params = adapt(inner_loss(protocol.spec), params, [samples], inner_lr, first_order=True)
 
 
 def evaluate(
     env: TaskVectorEnv,
-    spec: GaussianMLP,
-    meta_params: Params,
-    tasks: Sequence[np.ndarray] | np.ndarray,
+    protocol: Protocol,
+    tasks: Tasks,
     *,
-    steps: int,
-    inner_lr: float,
-    gamma: float,
-    gae_lambda: float,
-    seed: int,
+    first_task: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> AdaptationResult:
-    """Adapt to each task for ``steps`` gradient steps, each on fresh episodes, and measure after every step.
-
-    The step size is alpha for the first step and alpha / 2 for all later ones (Finn et al. 2017, app. A.2).
-    Every task has random streams of its own: its row does not depend on which other tasks are evaluated.
+    """Mean return of every task after 0 .. k gradient steps; see ``adaptation``.
 
     Args:
-        env: made by ``make_task_env``; its number of copies is the number of episodes per measurement.
-        meta_params: theta, and the learned step sizes if any.
-        inner_lr: alpha, unless learned.
         on_progress: called with the number of tasks done.
 
     Raises:
-        ValueError: no tasks, or a negative number of steps.
+        ValueError: there are no tasks.
     """
     if len(tasks) == 0:
         raise ValueError("tasks is empty; evaluation needs at least one task")
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; it must be 0 or more")
-    theta, first_lr = split_meta_params(meta_params, inner_lr)
-    returns = np.zeros((steps + 1, len(tasks)))
-    for start in range(0, len(tasks), TASKS_PER_CHUNK):
-        chunk = tasks[start : start + TASKS_PER_CHUNK]
-        params = stack_params(theta, len(chunk))
-        for step in range(steps + 1):
-            trajectories = [
-                _rollout(env, task, spec, params, i, (seed, Phase.EVALUATION, start + i, step))
-                for i, task in enumerate(chunk)
-            ]
-            returns[step, start : start + len(chunk)] = [t.mean_return for t in trajectories]
-            if step < steps:
-                samples = make_samples(trajectories, gamma=gamma, gae_lambda=gae_lambda)
-                params = _gradient_step(spec, params, samples, first_lr, step)
-        on_progress(start + len(chunk))
+    returns = np.zeros((protocol.steps + 1, len(tasks)))
+    # One thread: the result must not depend on the machine, and the matrices are small.
+    with ThreadpoolController().limit(limits=1):
+        for start in range(0, len(tasks), TASKS_PER_CHUNK):
+            chunk = tasks[start : start + TASKS_PER_CHUNK]
+            steps = adaptation(env, protocol, chunk, first_task + start)
+            for step, (_, trajectories) in enumerate(steps):
+                returns[step, start : start + len(chunk)] = [t.mean_return for t in trajectories]
+            on_progress(start + len(chunk))
     return AdaptationResult(returns)
-
-
-def adapted_params(
-    env: TaskVectorEnv, policy: PolicyFile, task: np.ndarray, steps: int, seed: int
-) -> list[Params]:
-    """One task's parameters after 0, 1, .. ``steps`` gradient steps (not stacked), as ``evaluate`` takes them.
-
-    The random streams are those of ``evaluate``'s first task.
-
-    Raises:
-        ValueError: a negative number of steps.
-    """
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; it must be 0 or more")
-    info = policy.info
-    theta, first_lr = split_meta_params(policy.params, info["inner_lr"])
-    stacked = [stack_params(theta, 1)]
-    for step in range(steps):
-        key = (seed, Phase.EVALUATION, 0, step)
-        trajectories = [_rollout(env, task, policy.spec, stacked[step], 0, key)]
-        samples = make_samples(trajectories, gamma=info["gamma"], gae_lambda=info["gae_lambda"])
-        stacked.append(_gradient_step(policy.spec, stacked[step], samples, first_lr, step))
-    return [{name: value[0].detach() for name, value in params.items()} for params in stacked]
-
-
-def _gradient_step(
-    spec: GaussianMLP, params: Params, samples: Samples, first_lr: InnerLR, step: int
-) -> Params:
-    """Parameters, stacked over tasks, after gradient step number ``step`` (0, 1, ...) of the protocol."""
-    lr = first_lr if step == 0 else _halved(first_lr)
-    return adapt(inner_loss(spec), params, [samples], lr, first_order=True)
-
-
-def _rollout(
-    env: TaskVectorEnv,
-    task: np.ndarray,
-    spec: GaussianMLP,
-    params: Params,
-    index: int,
-    key: tuple[int, ...],
-) -> Trajectories:
-    task_params = {name: value[index].detach().numpy() for name, value in params.items()}
-    return rollout(env, task, spec, task_params, stream(*key))
 
 
 def _halved(inner_lr: InnerLR) -> InnerLR:

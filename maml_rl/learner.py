@@ -12,7 +12,7 @@ import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from maml_rl.batch import Samples, Trajectories, make_samples
+from maml_rl.batch import Samples, Trajectories, make_samples, pool
 from maml_rl.env_runner import Block
 from maml_rl.meta_update import adapt_in_chunks, meta_update
 from maml_rl.parallel import threads_over_chunks
@@ -120,6 +120,8 @@ class MAMLLearner(TorchLearner):
         for task, task_trajectories in enumerate(trajectories):
             if field := task_trajectories.nonfinite_field():
                 raise NonFiniteError(f"{field} of task {task} hold a NaN or an infinity")
+        if self.config.inner_steps == 0:  # one policy for all tasks: one baseline, one standardisation
+            trajectories = [pool(trajectories)]
         return make_samples(
             trajectories,
             gamma=self.config.gamma,

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 Params = dict[str, Tensor]
-InnerLR = float | Mapping[str, Tensor]
-"""Step size alpha: one number, or a tensor per parameter (a scalar or of the parameter's shape), which may
-itself be meta-learned ("alpha may be fixed as a hyperparameter or meta-learned", Finn et al. 2017, sec. 2.2)."""
+InnerLR = float | Mapping[str, Tensor | float]
+"""Step size alpha: one number, or one per parameter (a number or a tensor of its shape), which may itself be
+meta-learned ("alpha may be fixed as a hyperparameter or meta-learned", Finn et al. 2017, sec. 2.2)."""
 
 Data = TypeVar("Data")
 LossFn = Callable[[Params, Data], Float[Tensor, " tasks"]]

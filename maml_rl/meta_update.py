@@ -21,7 +21,7 @@ from maml_rl.curvature import Blocks, ChunkCurvature, Scratch, from_blocks, to_b
 from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
 from maml_rl.meta_learner import InnerLR, LossFn, Params, adapt, stack_params
 from maml_rl.parallel import Map
-from maml_rl.policy import Gaussian, GaussianMLP
+from maml_rl.policy import CONTEXT, Gaussian, GaussianMLP
 from maml_rl.trpo import LinearOperator, LineSearch, StepResult, trust_region_step
 
 HVPS = ("finite_difference", "exact")
@@ -57,9 +57,14 @@ class Chunk(NamedTuple):
 
 
 def split_meta_params(meta_params: Params, inner_lr: float) -> tuple[Params, InnerLR]:
-    """(theta, alpha): alpha is the fixed ``inner_lr``, or the learned step sizes among the meta-parameters."""
+    """(theta, alpha): alpha is the fixed ``inner_lr``, or the learned step sizes among the meta-parameters.
+
+    Of a policy with a context, only the context takes fixed steps: alpha is 0 for everything else.
+    """
     theta = {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
     learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
+    if CONTEXT in theta and not learned:
+        return theta, {name: inner_lr if name == CONTEXT else 0.0 for name in theta}
     return theta, learned or inner_lr
 
 
@@ -130,6 +135,8 @@ class MetaObjective:
             Chunk(tuple(s.tasks(i, i + size) for s in pre), post.tasks(i, i + size))
             for i in range(0, self._tasks, size)
         ]
+        _, inner_lr = split_meta_params(meta_params, settings.inner_lr)
+        self._fixed_inner_lr = inner_lr if isinstance(inner_lr, float) else list(inner_lr.values())
         self._blocks = self._to_blocks(meta_params)
         self.start = torch.cat([block.flatten() for block in self._blocks])
         self._old = list(self._map(partial(self._adapted_policy, meta_params), self._chunks))
@@ -139,9 +146,11 @@ class MetaObjective:
     # The flat vector of the trust-region step holds the meta-blocks of ``curvature.py``.
 
     def _to_blocks(self, meta_params: Params) -> Blocks:
-        theta, inner_lr = split_meta_params(meta_params, self._settings.inner_lr)
+        theta, _ = split_meta_params(meta_params, self._settings.inner_lr)
         blocks = to_blocks(self._spec, theta)
-        return blocks if isinstance(inner_lr, float) else blocks + to_blocks(self._spec, dict(inner_lr))
+        if not self._learns_inner_lr:
+            return blocks
+        return blocks + to_blocks(self._spec, {k: meta_params[INNER_LR + k] for k in theta})
 
     def _unflatten(self, vector: Float[Tensor, " params"]) -> Blocks:
         parts = vector.split([block.numel() for block in self._blocks])
@@ -158,7 +167,11 @@ class MetaObjective:
         return params
 
     def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Gaussian:
-        adapted = adapt_policy(self._spec, meta_params, chunk.pre, self._settings.inner_lr, first_order=True)
+        inner_lr = self._settings.inner_lr
+        if chunk.pre:
+            adapted = adapt_policy(self._spec, meta_params, chunk.pre, inner_lr, first_order=True)
+        else:
+            adapted = stack_params(split_meta_params(meta_params, inner_lr)[0], len(chunk.post.weights))
         with torch.no_grad():
             return self._spec(adapted, chunk.post.observations)
 
@@ -208,7 +221,7 @@ class MetaObjective:
             self._blocks,
             chunk.pre,
             chunk.post,
-            None if self._learns_inner_lr else self._settings.inner_lr,
+            None if self._learns_inner_lr else self._fixed_inner_lr,
             scratch,
             first_order=self._settings.first_order,
         )
@@ -235,7 +248,7 @@ def meta_update(
 
     Args:
         meta_params: theta, and the learned step sizes if any (not stacked over tasks).
-        pre: the samples each inner step adapts on, in order.
+        pre: the samples each inner step adapts on, in order; none of them is plain TRPO on ``post``.
         post: the samples drawn with the adapted policies.
 
     Returns:

@@ -21,6 +21,7 @@ Params = dict[str, Tensor]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 LOG_STD = "log_std"
+CONTEXT = "context"
 
 
 class Gaussian(NamedTuple):
@@ -53,6 +54,9 @@ class GaussianMLP:
     output for the mean, and a state-independent ``log_std`` that is adapted like any other parameter.
 
     Actions live in [-1, 1] per dimension; scaling to the environment's box is the rollout's business.
+
+    With ``context_size`` > 0 as many free parameters are appended to every observation, and they are all that
+    is adapted: the context vector of Rei 2015, the paper's baseline (sec. 6.2 of arXiv 1703.03400).
     """
 
     observation_size: int
@@ -61,6 +65,7 @@ class GaussianMLP:
     activation: str = "relu"
     initial_std: float = 1.0
     min_std: float = 1e-6
+    context_size: int = 0
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -73,16 +78,18 @@ class GaussianMLP:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every parameter, in the order of the flat parameter vector."""
-        sizes = (self.observation_size, *self.hidden_sizes, self.action_size)
+        sizes = (self.observation_size + self.context_size, *self.hidden_sizes, self.action_size)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, fan_in, fan_out in zip(self.layers, sizes, sizes[1:], strict=False):
             shapes[f"{name}.weight"] = (fan_out, fan_in)
             shapes[f"{name}.bias"] = (fan_out,)
         shapes[LOG_STD] = (self.action_size,)
+        if self.context_size:
+            shapes[CONTEXT] = (self.context_size,)
         return shapes
 
     def init_params(self, seed: int) -> Params:
-        """Xavier-uniform weights, zero biases, ``initial_std`` (the published code's initialisation)."""
+        """Xavier-uniform weights, zero biases and context, ``initial_std`` (the published initialisation)."""
         generator = torch.Generator().manual_seed(seed)
         params: Params = {}
         for name, shape in self.shapes.items():
@@ -100,11 +107,21 @@ class GaussianMLP:
         """Action distribution of every task's policy at its own observations."""
         activation = ACTIVATIONS[self.activation]
         x = observations
+        if self.context_size:
+            x = append_context(x, params[CONTEXT])
         for name in self.layers:
             x = torch.baddbmm(params[f"{name}.bias"][:, None], x, params[f"{name}.weight"].mT)
             if name != "mean":
                 x = activation(x)
         return Gaussian(x, params[LOG_STD].clamp(min=math.log(self.min_std)))
+
+
+def append_context(
+    observations: Float[Tensor, "tasks samples observation"], context: Float[Tensor, "tasks context"]
+) -> Float[Tensor, "tasks samples inputs"]:
+    """Each task's context beside each of its observations."""
+    tasks, samples, _ = observations.shape
+    return torch.cat([observations, context[:, None].expand(tasks, samples, -1)], dim=-1)
 
 
 class NumpyPolicy:
@@ -116,6 +133,10 @@ class NumpyPolicy:
     def __init__(self, spec: GaussianMLP, params: Mapping[str, np.ndarray], batch_size: int) -> None:
         self._weights = [np.ascontiguousarray(params[f"{name}.weight"].T) for name in spec.layers]
         self._biases = [params[f"{name}.bias"] for name in spec.layers]
+        if spec.context_size:  # constant over an episode: its part of the first layer is a bias
+            context_weights = self._weights[0][spec.observation_size :]
+            self._weights[0] = self._weights[0][: spec.observation_size]
+            self._biases[0] = self._biases[0] + params[CONTEXT] @ context_weights
         self._buffers = [np.empty((batch_size, len(bias)), np.float32) for bias in self._biases]
         self._relu = spec.activation == "relu"
         self.std = np.exp(np.maximum(params[LOG_STD], np.float32(math.log(spec.min_std))))

@@ -20,6 +20,7 @@ from maml_rl.meta_update import INNER_LR
 from maml_rl.policy import GaussianMLP, Params
 
 FORMAT = 1
+PRETRAINED = Path(__file__).parent / "policies"
 
 
 class PolicyFileError(ValueError):
@@ -81,6 +82,19 @@ def load_policy(path: Path) -> PolicyFile:
     if shapes != spec.shapes:
         raise PolicyFileError(f"{path}: tensors {shapes} do not fit the policy {spec}")
     return PolicyFile(spec, params, info)
+
+
+def pretrained_policy(preset: str) -> Path:
+    """The policy of a preset that comes with the package.
+
+    Raises:
+        PolicyFileError: there is none; the message lists what exists.
+    """
+    path = PRETRAINED / f"{preset}.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in PRETRAINED.glob("*.safetensors")))
+        raise PolicyFileError(f"no policy of {preset!r} comes with the package; there are: {known}")
+    return path
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,17 @@ from maml_rl.policy_file import PolicyFile, PolicyFileError, load_policy, write_
 
 PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 POLICY = "policy.safetensors"
-POLICY_FIELDS = ("env", "env_config", "horizon", "inner_lr", "gamma", "gae_lambda", "iteration")
+POLICY_FIELDS = (
+    "preset",
+    "method",
+    "env",
+    "env_config",
+    "horizon",
+    "inner_lr",
+    "gamma",
+    "gae_lambda",
+    "iteration",
+)
 """What a policy's description says beside the shape of the network, and adaptation needs."""
 
 
@@ -116,6 +126,25 @@ class RunDirectory:
             write_atomically(self.path / "progress.csv", buffer.getvalue().encode())
         else:
             (self.path / "progress.csv").unlink()
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether an iteration was finished."""
+        return (self.path / "progress.csv").exists()
+
+    def adaptation(self) -> dict[str, Any] | None:
+        """What ``maml-rl evaluate`` found, or None before it was called; raises RunError when damaged."""
+        file = self.path / "adaptation.json"
+        if not file.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(file.read_text())
+            _ = [result[name] for name in ("returns", "tasks", "episodes", "papers_tasks")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{file} is damaged ({error!r}); run maml-rl evaluate {self.path} again"
+            ) from error
+        return result
 
     # --- checkpoints
 

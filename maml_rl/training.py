@@ -23,6 +23,7 @@ from tensorboardX import SummaryWriter
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
 from maml_rl.learner import NumpyParams
 from maml_rl.maml import MAML
+from maml_rl.methods import MethodName
 from maml_rl.policy_file import save_policy
 from maml_rl.run_directory import POLICY, RunDirectory, RunError
 
@@ -66,6 +67,7 @@ class TrainingRun:
     config: MAMLConfig
     run: RunDirectory
     preset: str
+    method: MethodName
     iterations: int
     checkpoint_every: int = 10
     resume: bool = False
@@ -97,8 +99,10 @@ class TrainingRun:
     def _loop(self, algo: MAML, interrupted: threading.Event, show: Any) -> dict[str, Any]:
         returns = [row["return_post"] for row in self.run.progress()] if algo.iteration else []
         best = max((_recent_mean(returns[: i + 1]) for i in range(len(returns))), default=-math.inf)
-        row: dict[str, Any] = {}
+        row: dict[str, Any] = {"iteration": algo.iteration}
         saved = algo.iteration
+        if self.iterations == 0:
+            self._save_policy(self.run.path / POLICY, algo, algo.meta_params(), 0, None)
         writer = SummaryWriter(str(self.run.path), purge_step=algo.iteration + 1)
         while algo.iteration < self.iterations and not interrupted.is_set():
             rolled_out = algo.meta_params()
@@ -138,7 +142,8 @@ class TrainingRun:
     def _record(self, row: dict[str, Any], writer: SummaryWriter) -> None:
         self.run.append_progress(row)
         for name, value in row.items():
-            writer.add_scalar(f"maml/{name}", value, row["iteration"])
+            if math.isfinite(value):  # what a method or a refused update does not have is NaN
+                writer.add_scalar(f"maml/{name}", value, row["iteration"])
 
     def _save_checkpoint(self, algo: MAML, return_post: float, names: list[str]) -> None:
         written = self.run.new_checkpoint(algo.iteration)
@@ -147,11 +152,12 @@ class TrainingRun:
         self.run.publish(written, algo.iteration, names)
 
     def _save_policy(
-        self, path: Path, algo: MAML, params: NumpyParams, iteration: int, return_post: float
+        self, path: Path, algo: MAML, params: NumpyParams, iteration: int, return_post: float | None
     ) -> None:
         config = self.config
         info = {
             "preset": self.preset,
+            "method": self.method,
             "env": config.env,
             "env_config": dict(config.env_config),
             "iteration": iteration,
@@ -233,8 +239,8 @@ def _interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def start_ray(address: str | None) -> None:
-    """Connect to ``address`` or RAY_ADDRESS, or start a local Ray as large as the machine.
+def start_ray(address: str | None, num_cpus: int | None = None) -> None:
+    """Connect to ``address`` or RAY_ADDRESS, or start a local Ray with ``num_cpus`` (default: the machine's).
 
     Raises:
         RunError: no cluster answers at the address.
@@ -252,7 +258,7 @@ def start_ray(address: str | None) -> None:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             # A token would be created in the user's home for a cluster nobody else can reach.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            ray.init(address="local", include_dashboard=False, **options)
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster at {address!r}: {error}") from error
 
@@ -264,9 +270,15 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def describe(config: MAMLConfig, preset: str, iterations: int) -> dict[str, Any]:
+def describe(config: MAMLConfig, preset: str, method: MethodName, iterations: int) -> dict[str, Any]:
     """``config.json``'s content: everything needed to repeat or resume the run."""
     fields = {name: getattr(config, name) for name in RESULT_FIELDS + RESOURCE_FIELDS}
     fields["env_config"] = dict(config.env_config)
     fields["hidden_sizes"] = list(config.hidden_sizes)
-    return {"preset": preset, "iterations": iterations, "config": fields, "started": time.strftime("%FT%T%z")}
+    return {
+        "preset": preset,
+        "method": method,
+        "iterations": iterations,
+        "config": fields,
+        "started": time.strftime("%FT%T%z"),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.evaluation import adapted_params
+from maml_rl.evaluation import adaptation
+from maml_rl.held_out import HeldOut
 from maml_rl.meta_learner import Params
 from maml_rl.policy import GaussianMLP
-from maml_rl.policy_file import PolicyFile
 from maml_rl.rollout import Phase, rollout, stream
 from maml_rl.run_directory import check_output
 
@@ -70,13 +70,10 @@ class Video:
 
 
 def make_video(
-    policy: PolicyFile,
+    held_out: HeldOut,
     output: Path,
     *,
-    episodes: int,
     task: Sequence[float] | None = None,
-    steps: int = 1,
-    seed: int = 0,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
     on_progress: Callable[[str], None] = lambda message: None,
@@ -86,10 +83,9 @@ def make_video(
     Both episodes start from the same state and see the same noise. The file appears whole or not at all.
 
     Args:
+        held_out: policy, number of gradient steps, seed.
         output: ``*.mp4`` or ``*.gif``; an existing file is replaced.
-        episodes: number of episodes that each gradient step learns from.
-        task: the task's numbers; None draws a task.
-        steps: gradient steps.
+        task: the task's numbers; None is the first held-out task.
         fps: frames per second; by default what shows the environment in real time.
         size: width and height of each picture; by default the environment's.
 
@@ -97,65 +93,65 @@ def make_video(
         ValueError: wrong input, an environment that cannot be rendered, no OpenGL; before the work begins.
     """
     check_output(output, tuple(MAX_FPS))
-    if steps < 1 or seed < 0:
-        raise VideoError(f"steps is {steps}, seed is {seed}; steps must be 1 or more, seed 0 or more")
-    info = policy.info
-    with closing(_camera_env(policy, size)) as camera:
-        chosen = choose_task(camera, task, seed, info["env"])
+    protocol, info = held_out.protocol, held_out.info
+    if protocol.steps < 1 or protocol.seed < 0:
+        raise VideoError(f"steps is {protocol.steps}, seed is {protocol.seed}; they must be at least 1 and 0")
+    with closing(_camera_env(held_out, size)) as camera:
+        chosen = held_out.tasks[0] if task is None else task_from_numbers(camera, task, info["env"])
         stride, fps = frame_rate(camera.metadata.get("render_fps", 30), fps, output.suffix.lower())
         camera.set_task(chosen)
-        camera.reset(seed=seed)
+        camera.reset(seed=protocol.seed)
         camera.render()  # what keeps it from being rendered shows here
-        on_progress(f"adapting: {steps} x {episodes} episodes")
-        with closing(make_task_env(info["env"], episodes, info["horizon"], info["env_config"])) as env:
-            params = adapted_params(env, policy, chosen, steps, seed)
+        on_progress(f"adapting: {protocol.steps} gradient step(s)")
+        with closing(held_out.make_env()) as env:
+            params = [stacked for stacked, _ in adaptation(env, protocol, [chosen])]
 
-        def film(params: Params, when: str) -> Episode:
+        def film(stacked: Params, when: str) -> Episode:
             def show(step: int) -> None:
                 on_progress(f"filming {when} adaptation: step {step} of {info['horizon']}")
 
-            return film_episode(camera, chosen, policy.spec, params, stream(seed, Phase.VIDEO), stride, show)
+            seed = stream(protocol.seed, Phase.VIDEO)
+            policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
+            return film_episode(camera, chosen, protocol.spec, policy, seed, stride, show)
 
-        before, after = film(params[0], "before"), film(params[steps], "after")
+        before, after = film(params[0], "before"), film(params[-1], "after")
         header = f"{info['env'].rpartition('/')[2]}: {camera.describe_task()}"
     on_progress(f"writing {output}")
-    write_video(side_by_side(before, after, header, steps), output, fps)
+    write_video(side_by_side(before, after, header, protocol.steps), output, fps)
     frames = max(len(before.pictures), len(after.pictures))
     return Video(output, frames, fps, float(before.rewards.sum()), float(after.rewards.sum()))
 
 
-def _camera_env(policy: PolicyFile, size: tuple[int, int] | None) -> TaskVectorEnv:
+def _camera_env(held_out: HeldOut, size: tuple[int, int] | None) -> TaskVectorEnv:
     """One copy of the policy's environment, ready to draw pictures of ``size``."""
-    name = policy.info["env"]
+    info, spec = held_out.info, held_out.protocol.spec
     if size is not None and not all(length in SIZES for length in size):
         raise VideoError(f"size is {size[0]} x {size[1]}; both must be from {SIZES[0]} to {SIZES[-1]} pixels")
-    env = make_task_env(name, 1, policy.info["horizon"], policy.info["env_config"], render_mode="rgb_array")
+    env = make_task_env(info["env"], 1, info["horizon"], info["env_config"], render_mode="rgb_array")
     if size is not None:
         env.render_size = size
-    has = (policy.spec.observation_size, policy.spec.action_size)
+    has = (spec.observation_size, spec.action_size)
     needs = (env.single_observation_space.shape[0], env.single_action_space.shape[0])
     if has != needs:
-        raise VideoError(f"the policy has (observations, actions) = {has}, but {name} needs {needs}")
+        raise VideoError(f"the policy has (observations, actions) = {has}, but {info['env']} needs {needs}")
     return env
 
 
 # --- checks
 
 
-def choose_task(env: TaskVectorEnv, numbers: Sequence[float] | None, seed: int, name: str) -> np.ndarray:
-    """The task that ``numbers`` describe, in the shape of the environment's own; None draws one.
+def task_from_numbers(env: TaskVectorEnv, numbers: Sequence[float], name: str) -> np.ndarray:
+    """The task that ``numbers`` describe, in the shape of the environment's own tasks.
 
     Raises:
         ValueError: not as many numbers as a task has, or not a task of the environment.
     """
-    drawn = env.sample_tasks(1, np.random.default_rng(stream(seed, Phase.EVALUATION_TASKS)))[0]
-    if numbers is None:
-        return drawn
-    if np.asarray(drawn).dtype.kind not in "fiu":
+    example = env.sample_tasks(1, np.random.default_rng(0))[0]
+    if np.asarray(example).dtype.kind not in "fiu":
         raise VideoError(
-            f"task is {list(numbers)}, but a task of {name} is no numbers, for example {drawn!r}"
+            f"task is {list(numbers)}, but a task of {name} is no numbers, for example {example!r}"
         )
-    shape = np.shape(drawn)
+    shape = np.shape(example)
     if len(numbers) != math.prod(shape):
         raise VideoError(f"task is {list(numbers)}; a task of {name} has {math.prod(shape)} number(s)")
     task = np.array(numbers, np.float64).reshape(shape)
@@ -182,7 +178,7 @@ def film_episode(
     env: TaskVectorEnv,
     task: np.ndarray,
     spec: GaussianMLP,
-    params: Params,
+    params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
     stride: int = 1,
     on_step: Callable[[int], None] = lambda step: None,
@@ -199,8 +195,7 @@ def film_episode(
             take()
         on_step(step)
 
-    numpy_params = {name: value.numpy() for name, value in params.items()}
-    trajectories = rollout(env, task, spec, numpy_params, seed, on_state)
+    trajectories = rollout(env, task, spec, params, seed, on_state)
     length = int(trajectories.lengths[0])
     if length % stride:
         take()

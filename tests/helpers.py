@@ -24,7 +24,7 @@ from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.meta_learner import Params
 from maml_rl.meta_update import INNER_LR, adapt_policy, split_meta_params
-from maml_rl.policy import LOG_STD, GaussianMLP
+from maml_rl.policy import CONTEXT, LOG_STD, GaussianMLP
 from maml_rl.rollout import rollout, stream
 
 
@@ -139,8 +139,8 @@ def relative_error(value: Iterable[Tensor], expected: Iterable[Tensor]) -> float
 
 def meta_blocks(spec: GaussianMLP, meta_params: Params) -> Blocks:
     """Meta-parameters (or their gradient, or a direction) as meta-blocks."""
-    theta, inner_lr = split_meta_params(meta_params, 0.0)
-    return to_blocks(spec, theta) + (to_blocks(spec, dict(inner_lr)) if isinstance(inner_lr, Mapping) else [])
+    learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
+    return to_blocks(spec, meta_params) + (to_blocks(spec, learned) if learned else [])
 
 
 # --- the reference
@@ -150,6 +150,8 @@ def reference_policy(spec: GaussianMLP, params: Params, observations: Tensor) ->
     """The action distribution of one task's policy."""
     activation = {"relu": F.relu, "tanh": torch.tanh}[spec.activation]
     x = observations
+    if spec.context_size:
+        x = torch.cat([x, params[CONTEXT].expand(len(x), -1)], dim=1)
     for name in spec.layers[:-1]:
         x = activation(F.linear(x, params[f"{name}.weight"], params[f"{name}.bias"]))
     mean = F.linear(x, params["mean.weight"], params["mean.bias"])

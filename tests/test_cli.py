@@ -82,7 +82,7 @@ def test_tensorboard_events_equal_the_csv(run: Path) -> None:
 
 
 def test_evaluate_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(run), "--episodes", "2", "--steps", "2"]
+    arguments = [str(run), "--episodes", "2", "--steps", "2", "--num-workers", "0"]
     assert main(["evaluate", *arguments]) == 0
     table = capsys.readouterr().out
     assert "| 0 | 1 | 2 |" in table
@@ -99,7 +99,7 @@ def test_evaluate_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFixtu
 
 
 def test_evaluate_refuses_zero_episodes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(run), "--episodes", "0"]) == 2
+    assert main(["evaluate", str(run), "--episodes", "0", "--num-workers", "0"]) == 2
     assert "num_envs is 0" in capsys.readouterr().err
 
 
@@ -116,13 +116,13 @@ def test_a_time_out_is_a_failed_run_not_wrong_input(
 
 def test_evaluate_other_tasks_and_the_latest_policy(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--tasks", "3", "--policy", "latest", "--episodes", "2", "--steps", "1", "--json"]
-    assert main(["evaluate", str(run), *arguments]) == 0
+    assert main(["evaluate", str(run), *arguments, "--num-workers", "0"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["tasks"], result["policy"], result["iteration"]) == (3, "latest", 3)
 
 
 def test_plot_writes_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["evaluate", str(run), "--episodes", "2", "--steps", "1"])
+    main(["evaluate", str(run), "--episodes", "2", "--steps", "1", "--num-workers", "0"])
     assert main(["plot", str(run)]) == 0
     from PIL import Image
 

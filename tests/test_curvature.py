@@ -25,7 +25,7 @@ from maml_rl.batch import Samples
 from maml_rl.curvature import Blocks, ChunkCurvature, InnerStep, Network, Scratch, from_blocks, to_blocks
 from maml_rl.losses import policy_gradient_loss
 from maml_rl.meta_learner import Params, stack_params
-from maml_rl.meta_update import MetaUpdateSettings
+from maml_rl.meta_update import MetaUpdateSettings, split_meta_params
 from maml_rl.policy import LOG_STD, Gaussian, GaussianMLP
 
 DOUBLE = torch.float64
@@ -38,6 +38,9 @@ NETWORKS = [
     pytest.param(small_spec(activation=activation, hidden_sizes=hidden), id=f"{activation}-{len(hidden)}")
     for activation in ("relu", "tanh")
     for hidden in ((), (5,), (5, 4), (4, 6, 5))
+] + [
+    pytest.param(small_spec(activation=activation, context_size=3), id=f"{activation}-context")
+    for activation in ("relu", "tanh")
 ]
 
 
@@ -247,12 +250,14 @@ class Case:
             name: torch.randn(value.shape, generator=generator, dtype=dtype)
             for name, value in self.meta_params.items()
         }
+        _, inner_lr = split_meta_params(self.meta_params, INNER_LR)
+        fixed = inner_lr if isinstance(inner_lr, float) else [*inner_lr.values()]
         self.curvature = ChunkCurvature(
             spec,
             meta_blocks(spec, self.meta_params),
             self.pre,
             self.post,
-            None if learned else INNER_LR,
+            None if learned else fixed,
             Scratch(),
             first_order=first_order,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,34 @@ import torch
 
 from maml_rl import evaluation
 from maml_rl.envs import make_task_env
-from maml_rl.evaluation import AdaptationResult, evaluate, markdown_table
+from maml_rl.evaluation import AdaptationResult, Protocol, adaptation, evaluate, markdown_table
 from maml_rl.meta_update import INNER_LR
+from maml_rl.parallel_evaluation import evaluate_in_parallel
 from maml_rl.policy import GaussianMLP, Params
 
 SPEC = GaussianMLP(2, 2, hidden_sizes=(8, 8))
 
 
-def run(tasks: np.ndarray, params: Params | None = None, **overrides: Any) -> AdaptationResult:
-    arguments = {"steps": 3, "inner_lr": 0.1, "gamma": 0.99, "gae_lambda": 1.0, "seed": 0}
-    env = make_task_env("maml_rl/PointNav-v0", 3, 10)
-    return evaluate(env, SPEC, params or SPEC.init_params(0), tasks, **{**arguments, **overrides})
+make_env = partial(make_task_env, "maml_rl/PointNav-v0", 3, 10)
+
+
+def protocol(**overrides: Any) -> Protocol:
+    arguments: dict[str, Any] = {
+        "spec": SPEC,
+        "meta_params": SPEC.init_params(0),
+        "steps": 3,
+        "inner_lr": 0.1,
+        "gamma": 0.99,
+        "gae_lambda": 1.0,
+        "seed": 0,
+    }
+    return Protocol(**(arguments | overrides))
+
+
+def run(
+    tasks: np.ndarray, on_progress: Callable[[int], None] = lambda done: None, **overrides: Any
+) -> AdaptationResult:
+    return evaluate(make_env(), protocol(**overrides), tasks, on_progress=on_progress)
 
 
 def goals(n: int) -> np.ndarray:
@@ -56,8 +75,45 @@ def test_first_step_is_alpha_and_all_later_ones_are_half(monkeypatch: pytest.Mon
     assert used == [0.2, 0.1, 0.1, 0.1]
     used.clear()
     learned = {INNER_LR + name: torch.full(shape, 0.4) for name, shape in SPEC.shapes.items()}
-    run(goals(2), SPEC.init_params(0) | learned, steps=3)
+    run(goals(2), meta_params=SPEC.init_params(0) | learned, steps=3)
     assert [float(lr["log_std"][0]) for lr in used] == pytest.approx([0.4, 0.2, 0.2])
+
+
+def test_on_ray_bit_for_bit_the_same(local_ray: None) -> None:
+    done: list[int] = []
+    tasks = goals(12)
+    parallel = evaluate_in_parallel(make_env, protocol(), tasks, on_progress=done.append)
+    np.testing.assert_array_equal(parallel.returns, run(tasks).returns)
+    assert done == sorted(done)
+    assert done[-1] == 12
+
+
+def test_on_ray_an_error_of_the_environment_arrives_as_it_is(local_ray: None) -> None:
+    with pytest.raises(ValueError, match=r"PointNav.set_task: task is"):
+        evaluate_in_parallel(make_env, protocol(), goals(3) * 100)
+    with pytest.raises(ValueError, match="tasks is empty"):
+        evaluate_in_parallel(make_env, protocol(), goals(0))
+
+
+def test_fresh_weights_differ_between_tasks_and_repeat_with_the_seed() -> None:
+    ((params, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3))
+    weights = params["hidden.0.weight"]
+    assert not torch.equal(weights[0], weights[1])
+    ((tail, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3)[1:], first_task=1)
+    assert torch.equal(tail["hidden.0.weight"], weights[1:])
+    ((other, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0, seed=1), goals(3))
+    assert not torch.equal(other["hidden.0.weight"], weights)
+
+
+def test_adapted_parameters_do_not_leak_between_tasks() -> None:
+    tasks = goals(3)
+    together = [params for params, _ in adaptation(make_env(), protocol(), tasks)]
+    for i in range(3):
+        alone = [params for params, _ in adaptation(make_env(), protocol(), tasks[i : i + 1], first_task=i)]
+        for step in range(4):
+            for name, value in alone[step].items():
+                torch.testing.assert_close(together[step][name][i], value[0], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(together[1]["mean.weight"][0], together[1]["mean.weight"][1])
 
 
 def test_zero_steps_measures_the_unadapted_policy() -> None:
@@ -69,7 +125,7 @@ def test_zero_steps_measures_the_unadapted_policy() -> None:
 def test_progress_is_reported() -> None:
     done: list[int] = []
     run(goals(10), steps=0, on_progress=done.append)
-    assert done == [8, 10]
+    assert done == [5, 10]
 
 
 @pytest.mark.parametrize(("tasks", "steps", "field"), [(0, 1, "tasks"), (1, -1, "steps")])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import (
     flat,
+    gradient_and_hessian_product,
     meta_blocks,
     numpy_params,
     point_nav_samples,
@@ -95,6 +96,9 @@ def test_fixed_and_learned_step_sizes_are_told_apart() -> None:
     spec = small_spec()
     theta = random_params(spec)
     assert split_meta_params(theta, 0.3) == (theta, 0.3)
+    with_context = random_params(small_spec(context_size=2))
+    _, inner_lr = split_meta_params(with_context, 0.3)
+    assert inner_lr == {name: 0.3 if name == "context" else 0.0 for name in with_context}
     learned = random_inner_lr(spec)
     parameters, inner_lr = split_meta_params(theta | learned, 0.3)
     assert parameters == theta
@@ -192,6 +196,50 @@ def test_gradient_by_finite_differences_of_the_whole_objective(
         above, below = (objective.loss_and_kl(objective.start + sign * change)[0] for sign in (1, -1))
         numeric[i] = (above - below) / (2 * step)
     assert relative(gradient, numeric) < 1e-7
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("spec", [small_spec(context_size=2)])
+def test_with_a_context_only_the_context_is_adapted(spec: GaussianMLP, steps: int) -> None:
+    problem = Problem(spec=spec, steps=steps)
+    adapted = adapt_policy(spec, problem.meta_params, problem.pre, 0.3)
+    for name, value in problem.meta_params.items():
+        moved = not torch.equal(adapted[name], value.expand_as(adapted[name]))
+        assert moved == (name == "context")
+    start = {k: v.clone().requires_grad_() for k, v in problem.meta_params.items()}
+    for task in range(3):
+        expected = reference_adapt(spec, start, problem.pre, task, 0.3)
+        torch.testing.assert_close(adapted["context"][task].detach(), expected["context"].detach())
+
+
+@pytest.mark.parametrize("spec", [small_spec(), small_spec(context_size=2)])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
+def test_gradient_and_product_of_every_kind_of_policy(spec: GaussianMLP, steps: int, hvp: str) -> None:
+    # Without an inner step the objective is that of plain TRPO on the post data.
+    problem = Problem(spec=spec, steps=steps, hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
+    objective = problem.objective()
+    gradient, product = objective.linearize()
+    v = direction(objective.start)
+
+    def reference(which: int) -> tuple[Params, Params]:
+        return gradient_and_hessian_product(
+            lambda p: reference_loss_and_kl(spec, p, problem.meta_params, problem.pre, problem.post, 0.3)[
+                which
+            ],
+            problem.meta_params,
+            objective.meta_params(v),
+        )
+
+    assert relative(gradient, flat(meta_blocks(spec, reference(0)[0]))) < 1e-10
+    assert relative(product(v), flat(meta_blocks(spec, reference(1)[1]))) < 1e-5
+
+
+def test_without_an_inner_step_the_update_improves_the_post_data() -> None:
+    _, step = Problem(steps=0, max_kl=0.01).update()
+    assert step.accepted
+    assert step.loss_after < step.loss_before
+    assert step.kl <= 0.01
 
 
 @pytest.mark.parametrize("learned", [False, True])

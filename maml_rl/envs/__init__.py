@@ -20,9 +20,21 @@ from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.gym_adapter import GymTaskEnv, UserEnvError
+from maml_rl.envs.oracle import TaskInObservation
 from maml_rl.envs.point_nav import PointNav
 
-__all__ = ["GymTaskEnv", "PointNav", "TaskVectorEnv", "UserEnvError", "check_env_name", "make_task_env"]
+__all__ = [
+    "GymTaskEnv",
+    "PointNav",
+    "TaskInObservation",
+    "TaskVectorEnv",
+    "UserEnvError",
+    "check_env_name",
+    "make_task_env",
+]
+
+TASK_IN_OBSERVATION = "task_in_observation"
+"""Key of ``env_config`` that every environment takes: append the task's features to the observation."""
 
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
@@ -79,7 +91,8 @@ def make_task_env(
     """The environment a rollout needs: ``episodes`` copies, horizon ``horizon``, autoreset disabled.
 
     Args:
-        env_config: further arguments of the environment's constructor.
+        env_config: further arguments of the environment's constructor, and ``task_in_observation``: whether
+            the observation tells the task, as to the paper's oracle (default False).
         render_mode: ``rgb_array`` to take pictures with ``render``.
 
     Raises:
@@ -87,16 +100,21 @@ def make_task_env(
         UserEnvError: an adapted environment cannot be made or lacks a method.
     """
     family = check_env_name(name)
+    arguments = dict(env_config or {})
+    tell_task = arguments.pop(TASK_IN_OBSERVATION, False)
+    if not isinstance(tell_task, bool):
+        raise ValueError(f"{TASK_IN_OBSERVATION} is {tell_task!r}; it must be True or False")
     if isinstance(family, partial):
-        env_config = {"env_kwargs": env_config}
-    rendering = {} if render_mode is None else {"render_mode": render_mode}
+        arguments = {"env_kwargs": arguments}
+    if render_mode is not None:
+        arguments["render_mode"] = render_mode
     try:
-        return family(
+        env = family(
             num_envs=episodes,
             max_episode_steps=horizon,
             autoreset_mode=AutoresetMode.DISABLED,
-            **rendering,
-            **(env_config or {}),
+            **arguments,
         )
     except TypeError as error:
         raise ValueError(f"env_config is {env_config!r}, which {name} refuses: {error}") from error
+    return TaskInObservation(env) if tell_task else env

@@ -85,6 +85,20 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """``n`` tasks drawn from the family's distribution, stacked along the first axis."""
 
+    def task_features(self, task: Any) -> np.ndarray:
+        """What of ``task`` the reward depends on, as a vector: all of it unless a family knows better.
+
+        Raises:
+            ValueError: tasks of this family are not numbers.
+        """
+        try:
+            return np.asarray(task, np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{type(self).__name__}.task_features: task is {task!r}, not numbers: it cannot be part of an "
+                "observation"
+            ) from error
+
     def _set_task(self, task: Any) -> None:
         """Take over a validated task. It changes rewards (and termination), nothing else."""
 

@@ -57,6 +57,7 @@ class Locomotion(TaskVectorEnv):
     action_size: ClassVar[int]
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
     camera_distance: ClassVar[float]
+    """In m, for ``render``."""
     _camera: TrackingCamera | None = None
 
     def __init__(
@@ -80,6 +81,7 @@ class Locomotion(TaskVectorEnv):
             **kwargs,
         )
         self._goal = 0.0
+        self._direction = 1.0
         self._simulations = self._build()
         self._dt = self._simulations.model.opt.timestep * (1 if self._paper else _FRAME_SKIP)
         self.metadata["render_fps"] = round(1 / self._dt)
@@ -118,7 +120,7 @@ class Locomotion(TaskVectorEnv):
         self._goal = float(task)
 
     def describe_task(self) -> str:
-        """The goal velocity; families with another goal say theirs."""
+        """The goal velocity."""
         return f"run at {self._goal:.2f} m/s"
 
     def _reset(self, mask: np.ndarray) -> None:
@@ -292,6 +294,24 @@ class Ant(Locomotion):
         return (heights < 0.2) | (heights > 1)
 
 
+class GoalDirection(Locomotion):
+    """Reward v in the task's direction: backward for the lower half of the published task range."""
+
+    def task_features(self, task: Any) -> np.ndarray:
+        """The direction, -1 or 1."""
+        return np.array([-1.0 if float(task) < self.max_goal / 2 else 1.0])
+
+    def _set_task(self, task: np.ndarray) -> None:
+        (self._direction,) = self.task_features(task)
+
+    def describe_task(self) -> str:
+        """The direction."""
+        return "run forward" if self._direction > 0 else "run backward"
+
+    def _goal_reward(self, velocities: np.ndarray) -> np.ndarray:
+        return self._direction * velocities
+
+
 class HalfCheetahVel(HalfCheetah):
     """Run at a goal velocity, uniform in [0, 2] m/s: reward minus the absolute error."""
 
@@ -299,15 +319,8 @@ class HalfCheetahVel(HalfCheetah):
         return -np.abs(velocities - self._goal)
 
 
-class HalfCheetahDir(HalfCheetah):
+class HalfCheetahDir(GoalDirection, HalfCheetah):
     """Run backward (task below 1) or forward (1 to 2): reward v in that direction."""
-
-    def _goal_reward(self, velocities: np.ndarray) -> np.ndarray:
-        return _direction(self._goal, self.max_goal) * velocities
-
-    def describe_task(self) -> str:
-        """The goal direction."""
-        return _direction_name(self._goal, self.max_goal)
 
 
 class AntVel(Ant):
@@ -317,24 +330,8 @@ class AntVel(Ant):
         return 1 - np.abs(velocities - self._goal)
 
 
-class AntDir(Ant):
+class AntDir(GoalDirection, Ant):
     """Run backward (task below 1.5) or forward (1.5 to 3): reward v in that direction."""
-
-    def _goal_reward(self, velocities: np.ndarray) -> np.ndarray:
-        return _direction(self._goal, self.max_goal) * velocities
-
-    def describe_task(self) -> str:
-        """The goal direction."""
-        return _direction_name(self._goal, self.max_goal)
-
-
-def _direction(goal: float, max_goal: float) -> float:
-    """-1 for the lower half of the published task range, else +1."""
-    return -1.0 if goal < max_goal / 2 else 1.0
-
-
-def _direction_name(goal: float, max_goal: float) -> str:
-    return "run forward" if _direction(goal, max_goal) > 0 else "run backward"
 
 
 def _start_ant_paper(model: mujoco.MjModel, data: mujoco.MjData) -> None:
