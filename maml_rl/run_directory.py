@@ -63,7 +63,7 @@ class RunDirectory:
             )
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            versions = {name: _version(name) for name in PACKAGES}
+            versions = {name: package_version(name) for name in PACKAGES}
             versions["python"] = platform.python_version()
             content = {**description, "versions": versions}
             write_atomically(path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -220,7 +220,8 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         raise RunError(f"output is {str(output)!r}, but there is no folder {str(output.parent)!r}")
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:  # run from a source tree, as a submitted job does
