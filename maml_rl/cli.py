@@ -308,10 +308,13 @@ def report(runs: Positional[tuple[Path, ...]], *, output: Path = Path("report.ht
         runs: run directories.
         output: the file.
     """
+    from rich.console import Console
+
     from maml_rl.report import write_report
     from maml_rl.run_directory import RunDirectory
 
-    write_report([RunDirectory.open(run) for run in runs], output)
+    with Console(stderr=True).status("reading") as status:
+        write_report([RunDirectory.open(run) for run in runs], output, status.update)
     print(output)
 
 

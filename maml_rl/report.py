@@ -186,7 +186,9 @@ def _run_table(run: RunDirectory, policy_info: Mapping[str, Any] | None) -> Tabl
         ]
     if policy_info is not None:
         rows.append(("best policy", f"of iteration {policy_info['iteration']}"))
-    return Table("Run", "What was trained", ("", "value"), [(name, _text(value)) for name, value in rows])
+    return Table(
+        "Run", "What was trained", ("property", "value"), [(name, _text(value)) for name, value in rows]
+    )
 
 
 def _adaptation_table(result: Mapping[str, Any]) -> Table:
@@ -198,7 +200,7 @@ def _adaptation_table(result: Mapping[str, Any]) -> Table:
         f"Mean return of {result['tasks']} held-out tasks after gradient steps, {result['episodes']} episodes "
         f"per step, policy of iteration {result['iteration']}"
     )
-    return _returns_table("Adaptation", caption, [], [(name, [], curve) for name, curve in rows])
+    return _returns_table("Adaptation", caption, "policy", [], [(name, [], curve) for name, curve in rows])
 
 
 def _comparison_table(runs: Sequence[RunDirectory]) -> Table:
@@ -214,15 +216,19 @@ def _comparison_table(runs: Sequence[RunDirectory]) -> Table:
             paper[preset, method] = _returns(curve)
     rows += [(PAPER, [*key, "", ""], curve) for key, curve in paper.items()]
     caption = "Mean return of the held-out tasks after gradient steps"
-    return _returns_table("Returns", caption, ["preset", "method", "seed", "iterations"], rows)
+    return _returns_table("Returns", caption, "run", ["preset", "method", "seed", "iterations"], rows)
 
 
 def _returns_table(
-    title: str, caption: str, facts: Sequence[str], rows: Sequence[tuple[str, Sequence[str], Sequence[str]]]
+    title: str,
+    caption: str,
+    corner: str,
+    facts: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
 ) -> Table:
     """Rows of (name, facts, returns after 0, 1, ... gradient steps), shorter ones filled up."""
     steps = max(len(returns) for _, _, returns in rows)
-    head = ["", *facts, *map(str, range(steps))]
+    head = [corner, *facts, *(f"{k} step{'' if k == 1 else 's'}" for k in range(steps))]
     return Table(
         title,
         caption,
@@ -240,14 +246,16 @@ def _differences_table(runs: Sequence[RunDirectory]) -> Table:
         if len(set(values)) > 1:
             rows.append([name, *values])
     caption = "Settings in which the runs differ" if rows else "The runs do not differ in any setting"
-    return Table("Differences", caption, ["", *(str(run.path) for run in runs)], rows)
+    return Table("Differences", caption, ["setting", *(str(run.path) for run in runs)], rows)
 
 
 def _settings_tables(run: RunDirectory) -> list[Table]:
     versions = run.description().get("versions", {})
     return [
-        Table("Settings", "Every field of the configuration", ("", "value"), list(_settings(run).items())),
-        Table("Versions", "Packages", ("", "version"), [(k, _text(v)) for k, v in versions.items()]),
+        Table(
+            "Settings", "Every field of the configuration", ("setting", "value"), list(_settings(run).items())
+        ),
+        Table("Versions", "Packages", ("package", "version"), [(k, _text(v)) for k, v in versions.items()]),
     ]
 
 
