@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.offscreen import wanted_backend
 from maml_rl.evaluation import adaptation
 from maml_rl.held_out import HeldOut
 from maml_rl.meta_learner import Params
@@ -92,6 +93,7 @@ def make_video(
     Raises:
         ValueError: wrong input, an environment that cannot be rendered, no OpenGL; before the work begins.
     """
+    wanted_backend()  # MuJoCo refuses what it does not know as soon as it is imported
     check_output(output, tuple(MAX_FPS))
     protocol, info = held_out.protocol, held_out.info
     if protocol.steps < 1 or protocol.seed < 0:
@@ -176,7 +178,7 @@ def frame_rate(real_time: float, fps: float | None, suffix: str) -> tuple[int, f
 
 def film_episode(
     env: TaskVectorEnv,
-    task: np.ndarray,
+    task: Any,
     spec: GaussianMLP,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CANDIDATES = {"linux": ("egl", "osmesa"), "darwin": ("cgl",)}.get(sys.platform, ("glfw",))
 """OpenGL backends of MuJoCo that need no display, the preferred one first: EGL can use a GPU."""
 
-ALLOWED = tuple(dict.fromkeys((*CANDIDATES, "glfw")))
+ALLOWED: tuple[str, ...] = tuple(dict.fromkeys((*CANDIDATES, "glfw")))
 INSTALL = (
     "install EGL (Debian, Ubuntu: apt-get install libegl1 libgl1; Fedora: dnf install mesa-libEGL "
     "libglvnd-opengl) or OSMesa (Debian, Ubuntu: libosmesa6; Fedora: mesa-libOSMesa)"
@@ -37,6 +37,14 @@ class RenderingError(ValueError):
     """No pictures can be taken on this machine as it is."""
 
 
+def wanted_backend() -> str | None:
+    """What ``MUJOCO_GL`` says; RenderingError when MuJoCo has no such backend for this system."""
+    wanted = os.environ.get("MUJOCO_GL") or None
+    if wanted not in (None, *ALLOWED):
+        raise RenderingError(f"MUJOCO_GL is {wanted!r}; allowed: {', '.join(ALLOWED)}, or unset")
+    return wanted
+
+
 @cache
 def choose_backend() -> str:
     """The OpenGL backend to render with: what ``MUJOCO_GL`` says, else the first candidate that works.
@@ -47,9 +55,7 @@ def choose_backend() -> str:
     Raises:
         RenderingError: none works, or ``MUJOCO_GL`` is unknown; the message names what to install or to set.
     """
-    wanted = os.environ.get("MUJOCO_GL", "")
-    if wanted and wanted not in ALLOWED:
-        raise RenderingError(f"MUJOCO_GL is {wanted!r}; allowed: {', '.join(ALLOWED)}, or unset")
+    wanted = wanted_backend()
     failures = []
     for backend in (wanted,) if wanted else CANDIDATES:
         failure = _failure(backend)
