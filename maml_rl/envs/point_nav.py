@@ -15,7 +15,7 @@ Reward = Literal["distance", "squared_distance"]
 class PointNav(TaskVectorEnv):
     """A point moves from the origin to a goal drawn uniformly from [-0.5, 0.5]^2.
 
-    Observation: position (x, y). Action: displacement per step, clipped to [-0.1, 0.1]^2. The reward is given
+    Observation: position (x, y). Action: displacement per step in [-0.1, 0.1]^2. The reward is given
     after the move, and the episode terminates when both coordinates are within 0.01 of the goal.
 
     Args:
@@ -62,10 +62,7 @@ class PointNav(TaskVectorEnv):
         self._positions[mask] = 0
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        moves = np.minimum(np.maximum(actions, -self.max_step), self.max_step)
-        if not active.all():
-            moves[~active] = 0
-        self._positions += moves
+        self._positions += actions if active.all() else np.where(active[:, None], actions, 0)
         offsets = self._positions - self._goal
         squares = np.einsum("ij,ij->i", offsets, offsets)
         rewards = np.negative(squares if self._squared else np.sqrt(squares))
