@@ -246,7 +246,7 @@ def test_fit_on_the_ants_early_terminations() -> None:
     env = make_task_env("maml_rl/AntVel-v0", 20, 100)
     spec = GaussianMLP(125, 8, initial_std=3.0)
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
-    episodes = rollout(env, np.float64(1.0), spec, params, stream(0, 1))
+    episodes = rollout(env, np.array(1.0), spec, params, stream(0, 1))
     lengths = torch.from_numpy(episodes.lengths)
     assert (lengths < 100).sum() >= 5, "few episodes end early: this test sees nothing"
     mask = torch.arange(100) < lengths[None, :, None]
