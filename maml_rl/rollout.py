@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -30,7 +31,7 @@ def stream(seed: int, *key: int) -> np.random.SeedSequence:
 
 def rollout(
     env: TaskVectorEnv,
-    task: np.ndarray,
+    task: Any,
     spec: GaussianMLP,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
