@@ -19,6 +19,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.envs import make_task_env
 from maml_rl.methods import MethodName, configure
 from maml_rl.presets import EXPERIMENTS, get_experiment
 from maml_rl.resources import check_resources
@@ -26,6 +27,7 @@ from maml_rl.resources import check_resources
 if TYPE_CHECKING:
     from maml_rl.evaluation import AdaptationResult
     from maml_rl.held_out import HeldOut
+    from maml_rl.policy_file import PolicyFile
 
 
 def _config_fields() -> type:
@@ -58,6 +60,7 @@ def train(
     seed: int | None = None,
     output: Path | None = None,
     resume: Path | None = None,
+    start_from: Path | None = None,
     checkpoint_every: int = 10,
     address: str | None = None,
     json: bool = False,
@@ -76,6 +79,7 @@ def train(
         seed: the run is a function of its configuration and this number.
         output: run directory; default: runs/PRESET-DATE-TIME.
         resume: continue the run in this directory.
+        start_from: begin with the trained policy of this run directory or *.safetensors file.
         checkpoint_every: iterations between checkpoints.
         address: Ray cluster to connect to; default: RAY_ADDRESS, else a local Ray.
         json: print the last iteration's metrics as JSON.
@@ -113,14 +117,29 @@ def train(
     config.validate()
     if run is not None and output is not None:
         raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
+    if run is not None and start_from is not None:
+        raise ValueError(f"start_from is {start_from}, but the run in {run.path} is resumed: it has a policy")
+    initial = None if start_from is None else _initial_policy(config, start_from)
     start_ray(address)
     check_resources(config)
     if run is None:
         name = preset if method == "maml" else f"{preset}-{method}"
         output = output or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run = RunDirectory.create(output, describe(config, preset, method, total))
+        description = describe(config, preset, method, total)
+        if initial is not None:
+            description["start_from"] = {"path": str(start_from), **initial.info}
+        run = RunDirectory.create(output, description)
     started = time.monotonic()
-    row = TrainingRun(config, run, preset, method, total, checkpoint_every, resume=resume is not None)()
+    row = TrainingRun(
+        config,
+        run,
+        preset,
+        method,
+        total,
+        checkpoint_every,
+        resume=resume is not None,
+        start_from=None if initial is None else {k: v.numpy() for k, v in initial.params.items()},
+    )()
     if json:
         _print_json({**row, "run": str(run.path)})
     else:
@@ -264,32 +283,36 @@ def video(
     fps: float | None = None,
     size: tuple[int, int] | None = None,
     policy: Literal["best", "latest"] = "best",
+    pretrained: bool = False,
 ) -> None:
     """Film a policy before and after adaptation to a task, side by side. Needs no display.
 
     Args:
-        run: a run directory.
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
         task: the task's numbers; default: the first held-out task.
         steps: gradient steps.
         inner_lr: step size of the first gradient step (later ones take half of it); default: the run's.
-        output: an .mp4 or .gif file; default: video.mp4 in the run directory.
+        output: an .mp4 or .gif file; default: video.mp4 in the run directory, or PRESET.mp4.
         seed: of the rollouts and the initial state.
         fps: frames per second; default: real time.
         size: width and height of each of the two pictures.
         policy: the policy with the best return after adaptation, or the latest one.
+        pretrained: film the policy that comes with the package.
     """
     from rich.console import Console
 
     from maml_rl.held_out import HeldOut
+    from maml_rl.policy_file import load_policy, pretrained_policy
     from maml_rl.run_directory import RunDirectory
     from maml_rl.video import make_video
 
-    directory = RunDirectory.open(run)
-    held_out = HeldOut(directory.policy(policy), steps=steps, inner_lr=inner_lr, seed=seed)
+    folder = None if pretrained else RunDirectory.open(run)
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed)
     with Console(stderr=True).status("opening the environment") as status:
         made = make_video(
             held_out,
-            output or directory.path / "video.mp4",
+            output or (folder.path / "video.mp4" if folder else Path(f"{run}.mp4")),
             task=task,
             fps=fps,
             size=size,
@@ -333,6 +356,21 @@ def _stored_config(
         setattr(config, name, value)
     config.hidden_sizes = tuple(config.hidden_sizes)
     return config, stored["preset"], stored["method"], stored["iterations"]
+
+
+def _initial_policy(config: MAMLConfig, source: Path) -> PolicyFile:
+    """The policy to begin with; it must be of the shape that ``config`` trains on its environment."""
+    from maml_rl.policy_file import PolicyFileError, load_policy
+    from maml_rl.run_directory import RunDirectory
+
+    path = source if source.suffix == ".safetensors" else RunDirectory.open(source).policy_path("best")
+    policy = load_policy(path)
+    env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))
+    spec = config.policy_spec(env.single_observation_space, env.single_action_space)
+    env.close()
+    if policy.spec.shapes != spec.shapes or policy.spec.activation != spec.activation:
+        raise PolicyFileError(f"start_from: {path} holds {policy.spec}, but this run trains {spec}")
+    return policy
 
 
 def _apply(config: MAMLConfig, given: dict[str, Any], frozen: Any) -> None:

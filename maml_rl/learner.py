@@ -55,6 +55,11 @@ class MAMLLearner(TorchLearner):
         """The meta-parameters theta (and learned step sizes), as numpy arrays."""
         return _to_numpy(self._rl_module.meta_params())
 
+    def set_meta_params(self, params: NumpyParams) -> None:
+        """Go on from other meta-parameters."""
+        self._rl_module.set_meta_params({name: torch.from_numpy(value) for name, value in params.items()})
+        self._weights_seq_no += 1
+
     def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, dict[str, float]]:
         """Lines 6-7: every task's parameters after the inner steps so far.
 
@@ -142,4 +147,5 @@ def _check_finite(what: str, params: Params) -> None:
 
 
 def _to_numpy(params: Params) -> NumpyParams:
-    return {name: value.detach().cpu().numpy() for name, value in params.items()}
+    # A copy: on the CPU the array would change with the next update.
+    return {name: value.detach().cpu().numpy().copy() for name, value in params.items()}

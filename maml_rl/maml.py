@@ -75,6 +75,10 @@ class MAML(Algorithm):
         """theta, and the learned step sizes if any, as numpy arrays by name."""
         return self._on_learner("meta_params")
 
+    def set_meta_params(self, params: NumpyParams) -> None:
+        """Go on from other meta-parameters, all or some of those that ``meta_params`` returns."""
+        self._on_learner("set_meta_params", params=params)
+
     def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> RLModule | None:
         """The policy with the present meta-parameters (unadapted), for inference."""
         if module_id != DEFAULT_MODULE_ID:

@@ -62,6 +62,7 @@ class TrainingRun:
     Attributes:
         checkpoint_every: iterations between checkpoints; the best policy is saved whenever there is a new one.
         resume: continue from ``run``'s latest checkpoint.
+        start_from: meta-parameters to begin with instead of fresh ones.
     """
 
     config: MAMLConfig
@@ -71,6 +72,7 @@ class TrainingRun:
     iterations: int
     checkpoint_every: int = 10
     resume: bool = False
+    start_from: NumpyParams | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def __call__(self) -> dict[str, Any]:
@@ -82,6 +84,8 @@ class TrainingRun:
         try:
             if self.resume:
                 self._restore(algo)
+            elif self.start_from is not None:
+                algo.set_meta_params(self.start_from)
             with _interruptible() as interrupted, self._display(algo.iteration) as show:
                 return self._loop(algo, interrupted, show)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from maml_rl.advantages import (
     linear_feature_baseline,
     standardize,
 )
+from maml_rl.envs import make_task_env
+from maml_rl.policy import GaussianMLP
+from maml_rl.rollout import rollout, stream
 
 DOUBLE = torch.float64
 
@@ -235,3 +239,19 @@ def test_data_that_are_not_finite_give_nan_for_that_task_alone() -> None:
     values = linear_feature_baseline(observations, rewards, mask)
     assert torch.isfinite(values[0]).all()
     assert torch.isnan(values[1]).all()
+
+
+def test_fit_on_the_ants_early_terminations() -> None:
+    # 254 features, episodes that end anywhere between a few steps and the horizon.
+    env = make_task_env("maml_rl/AntVel-v0", 20, 100)
+    spec = GaussianMLP(125, 8, initial_std=3.0)
+    params = {name: value.numpy() for name, value in spec.init_params(0).items()}
+    episodes = rollout(env, np.array(1.0), spec, params, stream(0, 1))
+    lengths = torch.from_numpy(episodes.lengths)
+    assert (lengths < 100).sum() >= 5, "few episodes end early: this test sees nothing"
+    mask = torch.arange(100) < lengths[None, :, None]
+    returns = discounted_returns(torch.from_numpy(episodes.rewards)[None], 0.99)
+    values = linear_feature_baseline(torch.from_numpy(episodes.observations)[None], returns, mask)
+    assert values.isfinite().all()
+    assert (returns - values)[mask].var() < 0.8 * returns[mask].var()
+    assert (returns - values)[mask].mean().abs() < 0.05 * returns[mask].std()

@@ -128,6 +128,18 @@ def test_lost_trajectories_leave_no_trace(reference: NumpyParams, monkeypatch: p
     algo.stop()
 
 
+def test_meta_params_are_a_copy_that_training_does_not_change() -> None:
+    algo = small_config().build_algo()
+    before = algo.meta_params()
+    kept = {name: value.copy() for name, value in before.items()}
+    algo.train()
+    assert_identical(before, kept)
+    assert not np.array_equal(algo.meta_params()["mean.weight"], before["mean.weight"])
+    algo.set_meta_params(before)
+    assert_identical(algo.meta_params(), kept)
+    algo.stop()
+
+
 def test_all_runners_killed_is_a_clear_error() -> None:
     config = small_config(2).fault_tolerance(env_runner_health_probe_timeout_s=1)
     algo = config.build_algo()

@@ -228,6 +228,31 @@ def test_held_out_tasks_of_tuning_are_not_the_test_tasks(runs: dict[str, Path]) 
     assert not {tuple(t) for t in test} & {tuple(t) for t in tuning}
 
 
+# --- beginning with a trained policy
+
+
+def test_start_from_a_trained_policy(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maml_rl.training.start_ray", lambda *args: None)
+    command = ["train", "point-nav", *TINY, "--meta-batch-size", "2", "--iterations", "1"]
+    begun = tmp_path / "begun"
+    assert main([*command, "--start-from", str(runs["maml"]), "--output", str(begun)]) == 0
+    # The best policy of a single iteration is the one it began with.
+    first = load_policy(begun / "policy.safetensors").params
+    expected = load_policy(runs["maml"] / "policy.safetensors")
+    for name, value in expected.params.items():
+        assert torch.equal(first[name], value)
+    assert json.loads((begun / "config.json").read_text())["start_from"]["sha256"] == expected.info["sha256"]
+
+    assert main([*command, "--start-from", str(runs["oracle"]), "--output", str(tmp_path / "x")]) == 2
+    assert "observation_size=4" in capsys.readouterr().err
+    assert main([*command, "--start-from", str(tmp_path / "none.safetensors")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["train", "--resume", str(begun), "--start-from", str(runs["maml"])]) == 2
+    assert "is resumed: it has a policy" in capsys.readouterr().err
+
+
 # --- figures
 
 

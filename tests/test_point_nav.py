@@ -108,16 +108,20 @@ def test_unknown_reward_is_refused() -> None:
         PointNav(1, reward="sparse")  # type: ignore[arg-type]
 
 
-def test_actions_are_clipped_per_coordinate() -> None:
-    env = started(3)
-    observations, *_ = env.step(moves((5, -0.05), (-5, 0.2), (0.1, -0.1)))
-    np.testing.assert_allclose(observations, [[0.1, -0.05], [-0.1, 0.1], [0.1, -0.1]], rtol=1e-6)
+@pytest.mark.parametrize("bad", [0.11, -5, np.nan])
+def test_an_action_outside_the_box_is_refused(bad: float) -> None:
+    env = started(2)
+    with pytest.raises(ValueError, match=r"PointNav.step: actions must lie in Box\(-0.1, 0.1, \(2,\)"):
+        env.step(moves((0, 0), (0.1, bad)))
+    # The bounds themselves are inside, in either precision.
+    env.step(moves((0.1, -0.1), (-0.1, 0.1)))
+    env.step(np.array([[0.1, -0.1], [-0.1, 0.1]], np.float64))
 
 
 def test_step_leaves_the_callers_actions_alone() -> None:
-    env, actions = started(2), moves((5, 5), (0.01, 0))
+    env, actions = started(2), moves((0.1, 0.1), (0.01, 0))
     env.step(actions)
-    np.testing.assert_array_equal(actions, moves((5, 5), (0.01, 0)))
+    np.testing.assert_array_equal(actions, moves((0.1, 0.1), (0.01, 0)))
 
 
 def test_earlier_observations_are_not_overwritten() -> None:
@@ -380,7 +384,7 @@ def test_copies_are_seeded_by_seed_plus_index_or_one_by_one() -> None:
 @pytest.mark.parametrize("mode", ["Disabled", "NextStep"])
 def test_a_batch_of_copies_equals_single_runs(mode: str) -> None:
     lifetimes = [2, 5, 99]
-    actions = np.random.default_rng(0).uniform(-1, 1, (9, 3, 2)).astype(np.float32)
+    actions = np.random.default_rng(0).uniform(0, 1, (9, 3, 2)).astype(np.float32)
     batch, start = toy(3, seed=5, lifetimes=lifetimes, max_episode_steps=4, autoreset_mode=mode)
     results = [(start, None, None, None), *(batch.step(a)[:4] for a in actions)]
     for k, lifetime in enumerate(lifetimes):
@@ -393,7 +397,7 @@ def test_a_batch_of_copies_equals_single_runs(mode: str) -> None:
 
 
 def test_a_batch_of_points_equals_single_runs() -> None:
-    actions = np.random.default_rng(0).uniform(-0.15, 0.15, (8, 4, 2)).astype(np.float32)
+    actions = np.random.default_rng(0).uniform(-0.1, 0.1, (8, 4, 2)).astype(np.float32)
     batch = started(4, goal=(0.1, 0.1))
     singles = [started(1, goal=(0.1, 0.1)) for _ in range(4)]
     for a in actions:

@@ -72,6 +72,9 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self._mode = mode
+        # Scaling and clipping in float32 can leave an action a rounding error outside the box.
+        margin = 1e-6 * (action_space.high - action_space.low)
+        self._low, self._high = action_space.low - margin, action_space.high + margin
         self._task: Any = None
         self._generators: list[np.random.Generator] = []
         self._elapsed = np.zeros(num_envs, np.int64)
@@ -95,9 +98,13 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return np.asarray(task, np.float64).reshape(-1)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{type(self).__name__}.task_features: task is {task!r}, not numbers: it cannot be part of an "
+                f"{self._title()}.task_features: task is {task!r}, not numbers: it cannot be part of an "
                 "observation"
             ) from error
+
+    def _title(self) -> str:
+        """The environment's name in messages."""
+        return type(self).__name__
 
     def _set_task(self, task: Any) -> None:
         """Take over a validated task. It changes rewards (and termination), nothing else."""
@@ -113,10 +120,6 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @abstractmethod
     def _observe(self) -> np.ndarray:
         """Observations ``[num_envs, obs]`` of the present state, as an array the caller may keep."""
-
-    def _title(self) -> str:
-        """The environment's name in messages."""
-        return type(self).__name__
 
     def describe_task(self) -> str:
         """The present task in a few words, for captions."""
@@ -143,7 +146,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(self.task_space, gymnasium.spaces.Box):
             value = np.asarray(task, dtype=self.task_space.dtype)
         if not self.task_space.contains(value):
-            raise ValueError(f"{type(self).__name__}.set_task: task is {task!r}; allowed: {self.task_space}")
+            raise ValueError(f"{self._title()}.set_task: task is {task!r}; allowed: {self.task_space}")
         self._task = value
         self._set_task(value)
 
@@ -180,12 +183,17 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance all copies whose episodes run; see the class for what finished copies do."""
         if not self._started:
-            raise gymnasium.error.ResetNeeded(f"{type(self).__name__}.step was called before reset")
+            raise gymnasium.error.ResetNeeded(f"{self._title()}.step was called before reset")
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(
-                f"{type(self).__name__}.step: actions have shape {actions.shape}; "
+                f"{self._title()}.step: actions have shape {actions.shape}; "
                 f"they must be {self.action_space.shape}"
+            )
+        # Written so that NaN is refused too.
+        if not ((actions >= self._low).all() and (actions <= self._high).all()):
+            raise ValueError(
+                f"{self._title()}.step: actions must lie in {self.single_action_space}; got {actions}"
             )
         done = self._terminated | self._truncated
         any_done = bool(done.any())

@@ -16,7 +16,7 @@ Reward = Literal["distance", "squared_distance"]
 class PointNav(TaskVectorEnv):
     """A point moves from the origin to a goal drawn uniformly from [-0.5, 0.5]^2.
 
-    Observation: position (x, y). Action: displacement per step, clipped to [-0.1, 0.1]^2. The reward is given
+    Observation: position (x, y). Action: displacement per step in [-0.1, 0.1]^2. The reward is given
     after the move, and the episode terminates when both coordinates are within 0.01 of the goal.
 
     Args:
@@ -76,10 +76,7 @@ class PointNav(TaskVectorEnv):
             positions[mask] = 0
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        moves = np.minimum(np.maximum(actions, -self.max_step), self.max_step)
-        if not active.all():
-            moves[~active] = 0
-        self._positions += moves
+        self._positions += actions if active.all() else np.where(active[:, None], actions, 0)
         if self.render_mode is not None:
             self._trail.append(self._positions.copy())
         offsets = self._positions - self._goal
