@@ -111,6 +111,9 @@ class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
     def set_task(self, task: np.ndarray) -> None:
         """Take over family and goal; they hold from the next reset on.
 
+        Meta-World rejects a goal too near to its object by drawing again. Here nothing is drawn: with such a
+        goal, which no benchmark has, the next reset would not end.
+
         Raises:
             ValueError: the task is none of this benchmark.
         """
