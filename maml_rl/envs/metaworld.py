@@ -5,7 +5,7 @@ goals, observations, rewards and the horizon are the package's own; nothing is s
 
 A task is the array ``[7]``: the index of the family in the benchmark, then the numbers that place object and
 goal, padded with zeros. It says everything, so only the process that draws tasks has to set up the benchmark's
-goals, which takes half a minute for ML10.
+goals, which takes about eight seconds for ML10.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ try:
     from metaworld.sawyer_xyz_env import SawyerMocapBase
 except ImportError as error:
     raise ValueError(
-        f"environment is of Meta-World, which cannot be imported ({error}); "
+        f"environment needs the package metaworld, which cannot be imported ({error}); "
         "install it with: pip install 'maml-rl[metaworld]'"
     ) from error
 
@@ -40,10 +40,10 @@ GOAL_SEED = 0
 
 
 def _reset_mocap_welds(env: Any) -> None:
-    """Meta-World's weld between the mocap body and the hand, for any MuJoCo from 3 to 4.
+    """Meta-World's weld between the mocap body and the hand, on MuJoCo 4.
 
-    Anchor and position 0, quaternion -1, torque scale 5 as in metaworld 3.0. That release writes a whole row of
-    11 numbers, but MuJoCo 4 has a twelfth: 0 for a relative pose that was given, as its compiler sets it.
+    Anchor and position 0, quaternion (-1, 0, 0, 0) and torque scale 5 as in metaworld 3.0, which writes rows of
+    the 11 numbers that MuJoCo 3 had. The twelfth is 0 for a relative pose that was given (so the compiler does).
     """
     data = np.zeros(env.model.eq_data.shape[1])
     data[6], data[10] = -1.0, 5.0
