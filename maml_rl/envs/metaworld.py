@@ -3,7 +3,7 @@
 The package ``metaworld`` is an optional extra, imported when one of these environments is first named. Families,
 goals, observations, rewards and the horizon are the package's own; nothing is scaled or clipped here.
 
-A task is the array ``[7]``: the index of the family in the benchmark, then the numbers that place object and
+A task is the array ``[7]``: the index of its family in ``FAMILIES``, then the numbers that place object and
 goal, padded with zeros. It says everything, so only the process that draws tasks has to set up the benchmark's
 goals, which takes about eight seconds for ML10.
 """
@@ -31,6 +31,8 @@ except ImportError as error:
         "install it with: pip install 'maml-rl[metaworld]'"
     ) from error
 
+FAMILIES = tuple(ALL_V3_ENVIRONMENTS)
+"""All 50, from ``assembly-v3`` to ``window-close-v3``."""
 HORIZON = 500
 """Steps after which Meta-World ends an episode (its ``max_path_length``)."""
 GOAL_SIZE = 6
@@ -57,13 +59,12 @@ SawyerMocapBase.reset_mocap_welds = _reset_mocap_welds
 def _benchmark_tasks(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out tasks ``[families x 50, 7]`` of ML10, or of ML1 with the family ``name``."""
     benchmark = metaworld.ML10(seed=GOAL_SEED) if name == "ML10" else metaworld.ML1(name, seed=GOAL_SEED)
-    families = _families(name)
 
     def as_rows(tasks: Sequence[metaworld.Task]) -> np.ndarray:
         rows = np.zeros((len(tasks), 1 + GOAL_SIZE))
         for row, task in zip(rows, tasks, strict=True):
             goal = pickle.loads(task.data)["rand_vec"]  # pickled by the benchmark a moment ago
-            row[0] = families.index(task.env_name)
+            row[0] = FAMILIES.index(task.env_name)
             row[1 : 1 + len(goal)] = goal
         return rows
 
@@ -71,7 +72,7 @@ def _benchmark_tasks(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _families(name: str) -> list[str]:
-    """The benchmark's families; those of ML10: 10 to train on, then 5 held out."""
+    """The benchmark's families; of ML10 the 10 to train on, then the 5 held out."""
     return [*ML10_V3["train"], *ML10_V3["test"]] if name == "ML10" else [name]
 
 
@@ -118,12 +119,12 @@ class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
             ValueError: the task is none of this benchmark.
         """
         task = np.asarray(task, np.float64)
-        if task.shape != (1 + GOAL_SIZE,) or task[0] not in range(len(self._families)):
+        allowed = {FAMILIES.index(name): name for name in self._families}
+        if task.shape != (1 + GOAL_SIZE,) or task[0] not in allowed:
             raise ValueError(
-                f"task is {task}; it must be {1 + GOAL_SIZE} numbers, "
-                f"the first a family from 0 to {len(self._families) - 1}"
+                f"task is {task}; it must be {1 + GOAL_SIZE} numbers, the first one of {allowed}"
             )
-        self._switch(self._families[int(task[0])])
+        self._switch(allowed[int(task[0])])
         simulation: Any = self.env.unwrapped
         space = simulation._random_reset_space
         goal, padding = np.split(task[1:], space.shape)
@@ -160,8 +161,8 @@ class MetaWorldML1(GymTaskEnv):
     def __init__(
         self, num_envs: int = 1, *, task: str = "reach-v3", max_episode_steps: int = HORIZON, **kwargs: Any
     ) -> None:
-        if task not in ALL_V3_ENVIRONMENTS:
-            raise ValueError(f"task is {task!r}; it must be one of: {', '.join(sorted(ALL_V3_ENVIRONMENTS))}")
+        if task not in FAMILIES:
+            raise ValueError(f"task is {task!r}; it must be one of: {', '.join(sorted(FAMILIES))}")
         super().__init__(
             num_envs,
             env=MetaWorldEnv,
