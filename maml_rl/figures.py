@@ -84,7 +84,7 @@ def _environment_of(run: RunDirectory) -> dict[str, Any]:
 
 def _evaluation_of(run: RunDirectory) -> dict[str, Any] | None:
     result = run.adaptation()
-    return result and {name: result[name] for name in ("papers_tasks", "tasks", "episodes")}
+    return result and {name: result[name] for name in ("standard_tasks", "tasks", "episodes")}
 
 
 # --- learning curves
@@ -129,8 +129,8 @@ def make_panel(preset: str, methods: Mapping[str, Sequence[RunDirectory]]) -> Pa
     if not results:
         return None
     curves = {method: combine(found) for method, found in results.items()}
-    on_papers_tasks = all(result["papers_tasks"] for found in results.values() for result in found)
-    paper = get_experiment(preset).paper if on_papers_tasks else {}
+    on_standard_tasks = all(result["standard_tasks"] for found in results.values() for result in found)
+    paper = get_experiment(preset).paper if on_standard_tasks else {}
     return Panel(preset, curves, {method: paper[method] for method in curves if method in paper})
 
 

@@ -66,7 +66,7 @@ class HeldOut:
         )
 
     @property
-    def _has_papers_tasks(self) -> bool:
+    def _has_standard_tasks(self) -> bool:
         return self._task_count is None and self._experiment.test_tasks is not None
 
     @cached_property
@@ -81,7 +81,7 @@ class HeldOut:
     @property
     def papers_row(self) -> tuple[Return, ...]:
         """The paper's returns of the same method on the same tasks, if there are any."""
-        return self._experiment.paper.get(self.info["method"], ()) if self._has_papers_tasks else ()
+        return self._experiment.paper.get(self.info["method"], ()) if self._has_standard_tasks else ()
 
     def description(self) -> dict[str, Any]:
         """What was measured and how: goes into ``adaptation.json``."""
@@ -91,6 +91,6 @@ class HeldOut:
             **{name: self.info[name] for name in kept},
             "step_sizes": [self.inner_lr, *halves][: self.protocol.steps],
             "episodes": self.episodes,
-            "papers_tasks": self._has_papers_tasks,
+            "standard_tasks": self._has_standard_tasks,
             "seed": self.protocol.seed,
         }

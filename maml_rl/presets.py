@@ -28,7 +28,7 @@ class Experiment:
     Attributes:
         make_config: the configuration.
         iterations: meta-iterations of a full run.
-        test_tasks: the paper's 40 held-out tasks; None draws 40 from the environment.
+        test_tasks: the held-out tasks, those of the paper; None draws 40 from the environment.
         test_episodes: episodes per task and gradient step in the evaluation.
         inner_lr: first step size at test time of the methods whose policies are fine-tuned (code, "manually
             tuned"); every other method takes the configuration's.
@@ -100,9 +100,56 @@ def ant_dir() -> MAMLConfig:
     return _locomotion("maml_rl/AntDir-v0").training(episodes_per_task=40)  # paper
 
 
+def _metaworld(env: str, **env_config: str) -> MAMLConfig:
+    """Meta-World's benchmarks (Yu et al. 2019, arXiv 1910.10897).
+
+    The settings are those of garage, the toolkit of the benchmark's baselines (github rlworkgroup/garage, the
+    first versions of the examples ``maml_trpo_metaworld_ml1_push`` and ``_ml10``), but for its neural baseline.
+    """
+    return (
+        MAMLConfig()
+        .environment(env, env_config=env_config)
+        .training(
+            inner_lr=0.1,  # garage
+            meta_batch_size=20,  # garage
+            episodes_per_task=10,  # garage
+            horizon=500,  # the metaworld package's max_path_length; 100 to 200 in its first versions
+            gamma=0.99,  # garage
+            gae_lambda=1.0,  # garage
+            max_kl=0.01,  # garage
+            hidden_sizes=(100, 100),  # garage
+            activation="tanh",  # garage
+        )
+    )
+
+
+def metaworld_ml1_reach() -> MAMLConfig:
+    """A robot hand to a goal that it must find from the reward."""
+    return _metaworld("maml_rl/MetaWorldML1-v0", task="reach-v3")
+
+
+def metaworld_ml1_push() -> MAMLConfig:
+    """A puck to a hidden goal."""
+    return _metaworld("maml_rl/MetaWorldML1-v0", task="push-v3")
+
+
+def metaworld_ml10() -> MAMLConfig:
+    """Ten families to train on, five other families to adapt to."""
+    return _metaworld("maml_rl/MetaWorldML10-v0")
+
+
 def _uniform_tasks(seed: int, low: float, high: float, *shape: int) -> Callable[[], np.ndarray]:
     """The paper's test tasks are drawn like this (code)."""
     return lambda: np.random.RandomState(seed).uniform(low, high, size=(40, *shape))
+
+
+def _metaworld_tasks(benchmark: str, goals: int) -> Callable[[], np.ndarray]:
+    def held_out() -> np.ndarray:
+        from maml_rl.envs.metaworld import held_out_tasks  # an optional package
+
+        return held_out_tasks(benchmark, goals)
+
+    return held_out
 
 
 EXPERIMENTS = {
@@ -172,6 +219,25 @@ EXPERIMENTS = {
             "random": _means(3.1, 9.3, 16.0, 26.1),
             "oracle": ((524.8, 12.4),),
         },
+    ),
+    # Published for Meta-World are success rates of other versions of its rewards, not returns.
+    "metaworld-ml1-reach": Experiment(
+        make_config=metaworld_ml1_reach,
+        iterations=300,  # garage
+        test_tasks=_metaworld_tasks("reach-v3", goals=50),  # all of them
+        test_episodes=10,  # Meta-World's protocol adapts to 10 episodes (metaworld.evaluation)
+    ),
+    "metaworld-ml1-push": Experiment(
+        make_config=metaworld_ml1_push,
+        iterations=300,
+        test_tasks=_metaworld_tasks("push-v3", goals=50),
+        test_episodes=10,
+    ),
+    "metaworld-ml10": Experiment(
+        make_config=metaworld_ml10,
+        iterations=300,
+        test_tasks=_metaworld_tasks("ML10", goals=10),  # of 50, for each of the 5 held-out families
+        test_episodes=10,
     ),
 }
 

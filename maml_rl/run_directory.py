@@ -139,7 +139,7 @@ class RunDirectory:
             return None
         try:
             result: dict[str, Any] = json.loads(file.read_text())
-            _ = [result[name] for name in ("returns", "tasks", "episodes", "papers_tasks")]
+            _ = [result[name] for name in ("returns", "tasks", "episodes", "standard_tasks")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{file} is damaged ({error!r}); run maml-rl evaluate {self.path} again"

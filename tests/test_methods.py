@@ -32,7 +32,7 @@ def test_every_name_is_a_method() -> None:
         configure(get_experiment("point-nav"), "none")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("preset", EXPERIMENTS)
+@pytest.mark.parametrize("preset", [name for name in EXPERIMENTS if not name.startswith("metaworld")])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_of_every_preset_is_a_valid_configuration(preset: str, method: MethodName) -> None:
     config, iterations = configure(get_experiment(preset), method)
@@ -173,7 +173,7 @@ def test_every_method_is_trained_and_evaluated(runs: dict[str, Path]) -> None:
         steps = 0 if method == "oracle" else 3
         assert len(result["mean"]) == steps + 1
         assert result["tasks"] == 40
-        assert result["papers_tasks"]
+        assert result["standard_tasks"]
         first = {"pretrained": 0.5, "random": 0.5}.get(method, 0.1)
         assert result["step_sizes"] == [first, first / 2, first / 2][:steps]
         if steps:

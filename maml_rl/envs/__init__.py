@@ -39,6 +39,8 @@ TASK_IN_OBSERVATION = "task_in_observation"
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
     gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.locomotion:{_family}")
+for _family in ("MetaWorldML1", "MetaWorldML10"):  # need an extra: the module says so when it is missing
+    gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.metaworld:{_family}")
 
 
 def _find_task_family(name: Any) -> Callable[..., TaskVectorEnv] | None:
@@ -68,7 +70,7 @@ def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
     """What makes the environment called ``name``.
 
     Raises:
-        ValueError: there is none; the message lists what exists.
+        ValueError: there is none, or the package it needs is not installed; the message says what there is.
     """
     family = _find_task_family(name)
     if family is None:
