@@ -95,33 +95,45 @@ def make_video(
     """
     wanted_backend()  # MuJoCo refuses what it does not know as soon as it is imported
     check_output(output, tuple(MAX_FPS))
-    protocol, info = held_out.protocol, held_out.info
+    protocol, name = held_out.protocol, held_out.info["env"]
     if protocol.steps < 1 or protocol.seed < 0:
         raise VideoError(f"steps is {protocol.steps}, seed is {protocol.seed}; they must be at least 1 and 0")
     with closing(_camera_env(held_out, size)) as camera:
-        chosen = held_out.tasks[0] if task is None else task_from_numbers(camera, task, info["env"])
-        stride, fps = frame_rate(camera.metadata.get("render_fps", 30), fps, output.suffix.lower())
+        chosen = held_out.tasks[0] if task is None else task_from_numbers(camera, task, name)
+        stride, fps = frame_rate(camera.metadata.get("render_fps") or 30, fps, output.suffix.lower())
         camera.set_task(chosen)
         camera.reset(seed=protocol.seed)
         camera.render()  # what keeps it from being rendered shows here
-        on_progress(f"adapting: {protocol.steps} gradient step(s)")
-        with closing(held_out.make_env()) as env:
-            params = [stacked for stacked, _ in adaptation(env, protocol, [chosen])]
-
-        def film(stacked: Params, when: str) -> Episode:
-            def show(step: int) -> None:
-                on_progress(f"filming {when} adaptation: step {step} of {info['horizon']}")
-
-            seed = stream(protocol.seed, Phase.VIDEO)
-            policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
-            return film_episode(camera, chosen, protocol.spec, policy, seed, stride, show)
-
-        before, after = film(params[0], "before"), film(params[-1], "after")
-        header = f"{info['env'].rpartition('/')[2]}: {camera.describe_task()}"
+        header = f"{name.rpartition('/')[2]}: {camera.describe_task()}"
+        before, after = _film_both(held_out, camera, chosen, stride, on_progress)
     on_progress(f"writing {output}")
     write_video(side_by_side(before, after, header, protocol.steps), output, fps)
     frames = max(len(before.pictures), len(after.pictures))
     return Video(output, frames, fps, float(before.rewards.sum()), float(after.rewards.sum()))
+
+
+def _film_both(
+    held_out: HeldOut,
+    camera: TaskVectorEnv,
+    task: Any,
+    stride: int,
+    on_progress: Callable[[str], None],
+) -> tuple[Episode, Episode]:
+    """The episodes before and after adaptation to ``task``."""
+    protocol = held_out.protocol
+    on_progress(f"adapting: {protocol.steps} gradient step(s)")
+    with closing(held_out.make_env()) as env:
+        params = [stacked for stacked, _ in adaptation(env, protocol, [task])]
+
+    def film(stacked: Params, when: str) -> Episode:
+        def show(step: int) -> None:
+            on_progress(f"filming {when} adaptation: step {step} of {camera.max_episode_steps}")
+
+        seed = stream(protocol.seed, Phase.VIDEO)
+        policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
+        return film_episode(camera, task, protocol.spec, policy, seed, stride, show)
+
+    return film(params[0], "before"), film(params[-1], "after")
 
 
 def _camera_env(held_out: HeldOut, size: tuple[int, int] | None) -> TaskVectorEnv:

@@ -17,6 +17,7 @@ import pytest
 from maml_rl.cli import main
 from maml_rl.config import MAMLConfig
 from maml_rl.envs import GymTaskEnv, make_task_env
+from maml_rl.envs.offscreen import RenderingError, choose_backend
 from maml_rl.presets import get_experiment
 
 PRESETS = ("metaworld-ml1-reach", "metaworld-ml1-push", "metaworld-ml10")
@@ -175,6 +176,23 @@ def test_a_rollout_does_not_depend_on_what_came_before(mw: Any, factory: Any) ->
         np.testing.assert_array_equal(again, before)
     for other, before in zip(run(factory(), tasks[0]), fresh, strict=True):
         np.testing.assert_array_equal(other, before)
+
+
+def test_pictures(mw: Any) -> None:
+    try:
+        choose_backend()
+    except RenderingError as error:
+        pytest.skip(str(error))
+    env = make_task_env("maml_rl/MetaWorldML10-v0", 1, 5, render_mode="rgb_array")
+    env.render_size = (120, 90)
+    pictures = []
+    for task in env.sample_tasks(2, np.random.default_rng(0)):  # of two families
+        env.set_task(task)
+        env.reset(seed=0)
+        pictures.extend(env.render() or ())
+    env.close()
+    assert [picture.shape for picture in pictures] == [(90, 120, 3)] * 2
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_ml1_keeps_training_and_held_out_goals_apart(mw: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,19 @@ def test_a_robot(tmp_path: Path) -> None:
     description, frames = read_mp4(path)
     assert description["fps"] == 50
     assert len(frames) == 3  # steps 0, 2, 4
+
+
+@needs_opengl
+def test_the_shipped_policy_runs_the_other_way_after_one_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--pretrained", "--task", "1.5", "--size", "64", "64", "--output", "forward.gif"]
+    assert main(["video", "half-cheetah-dir", *arguments]) == 0
+    before, after = re.findall(r"-?\d+\.\d\d", capsys.readouterr().out)
+    assert float(before) < 100 < 200 < float(after)
+    assert len(read_gif(tmp_path / "forward.gif")) == 101
+    assert main(["video", "ant", "--pretrained"]) == 2
+    assert "no policy of 'ant' comes with the package" in capsys.readouterr().err
 
 
 def test_the_default_task_is_the_first_held_out_one(run: RunDirectory, tmp_path: Path) -> None:
