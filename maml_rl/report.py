@@ -269,7 +269,7 @@ def _curve(result: Mapping[str, Any]) -> list[Return]:
 
 def _papers_curve(result: Mapping[str, Any]) -> Sequence[Return]:
     """The paper's returns of the same method on the same tasks, if there are any."""
-    if not result["papers_tasks"]:
+    if not result["standard_tasks"]:
         return ()
     return get_experiment(result["preset"]).paper.get(result["method"], ())
 
