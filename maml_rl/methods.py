@@ -35,8 +35,8 @@ class Method:
 
 
 def _single_policy(config: MAMLConfig) -> MAMLConfig:
-    """TRPO on 100 episodes per iteration, each of a task of its own (code)."""
-    return config.training(inner_steps=0, meta_batch_size=100, episodes_per_task=1)
+    """TRPO on 100 episodes per iteration (code), five each of 20 tasks: episodes of a task step together."""
+    return config.training(inner_steps=0, meta_batch_size=20, episodes_per_task=5)
 
 
 def _told_the_task(config: MAMLConfig) -> MAMLConfig:
