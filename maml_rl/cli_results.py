@@ -58,7 +58,7 @@ def evaluate(
     if folder:
         result.save(folder.path, description)
     if json:
-        print_json({"run": str(run), **description, **result.as_dict()})
+        print_json({"run": str(run), "policy": policy, **description, **result.as_dict()})
         return
     name = f"{description['method']}, iteration {description['iteration']}"
     rows: dict[str, Sequence[tuple[float, float | None]]] = {
