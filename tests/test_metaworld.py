@@ -294,7 +294,7 @@ def test_train_and_evaluate(mw: Any, tmp_path: Path) -> None:
 def test_reach_is_learned(mw: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("--meta-batch-size", 10, "--episodes-per-task", 5, "--horizon", 100)
-    arguments = ("--iterations", 10, "--num-env-runners", 1, "--output", run)
+    arguments = ("--iterations", 6, "--num-env-runners", 0, "--output", run)
     result = maml_rl("train", "metaworld-ml1-reach", *small, *arguments, timeout=1800)
     assert result.returncode == 0, result.stderr
     table = np.genfromtxt(run / "progress.csv", delimiter=",", names=True)
