@@ -67,7 +67,7 @@ def rollout(
     all_rewards = np.zeros((horizon, episodes), np.float32)
     lengths = np.full(episodes, horizon)
     alive = np.ones(episodes, bool)
-    # Overflow and NaN are no warnings here: the learner finds them and names the task.
+    # Overflow and NaN are no warnings here: the learner finds them and names the task. (Of NaN fmax makes low.)
     with np.errstate(all="ignore"):
         for t in range(horizon):
             all_observations[t] = observations
@@ -76,7 +76,7 @@ def rollout(
             box_actions = actions * scale
             box_actions += centre
             observations, rewards, terminated, truncated, _ = env.step(
-                np.minimum(np.maximum(box_actions, low, out=box_actions), high, out=box_actions)
+                np.fmin(np.fmax(box_actions, low, out=box_actions), high, out=box_actions)
             )
             all_rewards[t] = rewards
             on_state(t + 1)
