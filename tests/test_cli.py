@@ -193,6 +193,16 @@ def assert_fails(arguments: list[Any], message: str, status: int) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_refused_environment_leaves_no_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    command = ["train", "point-nav", "--env-config", "reward", "sparse", "--output", str(output)]
+    assert main(command) == 2
+    assert "reward is 'sparse'" in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_existing_output_is_refused(run: Path) -> None:
     before = sorted(run.iterdir())
     arguments = ["train", "point-nav", *TINY, "--output", run]
