@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policy_file import write_atomically
+from maml_rl.files import write_atomically
 
 PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 POLICY = "policy.safetensors"
