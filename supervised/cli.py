@@ -294,7 +294,13 @@ def _print_json(value: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 when a run failed, 2 for wrong input."""
-    commands = {"train": train, "evaluate": evaluate, "plot": plot, "compare": compare, "download": download}
+    commands: dict[str, Any] = {
+        "train": train,
+        "evaluate": evaluate,
+        "plot": plot,
+        "compare": compare,
+        "download": download,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="supervised", args=arguments)
     except (RuntimeError, ArithmeticError) as error:

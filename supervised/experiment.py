@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ class Experiment:
     def few_shot_learner(self) -> Learner:
         """What adapts to a task of the problem."""
         config = self.config
-        common = {
+        common: dict[str, Any] = {
             "inner_lr": config.inner_lr,
             "inner_steps": 0 if config.method in NOT_ADAPTED else config.inner_steps,
             "first_order": config.method == "first-order",

@@ -50,7 +50,7 @@ class FewShotSampler:
 
     def _class_images(self, rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
         picked = images[rng.choice(len(images), self.shots + self.query, replace=False)]
-        return np.rot90(picked, rng.integers(4), axes=(1, 2)) if self.rotate else picked
+        return np.rot90(picked, int(rng.integers(4)), axes=(1, 2)) if self.rotate else picked
 
     def _examples(self, images: np.ndarray) -> Examples:
         tasks, ways, n = images.shape[:3]

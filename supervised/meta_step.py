@@ -68,7 +68,7 @@ def with_step_sizes(learner: Learner, params: Params) -> Params:
     if learner.learn_inner_lr == "no":
         return params
     adapted = {name: value for name, value in params.items() if learner.network.adapted(name)}
-    shapes = {_step_size_name(learner, name): () for name in adapted}
+    shapes: dict[str, tuple[int, ...]] = {_step_size_name(learner, name): () for name in adapted}
     if learner.learn_inner_lr == "parameter":
         shapes = {_step_size_name(learner, name): tuple(value.shape) for name, value in adapted.items()}
     return {**params, **{name: torch.full(shape, learner.inner_lr) for name, shape in shapes.items()}}

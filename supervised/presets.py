@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from supervised.config import MULTI_TASK, ConfigError, ExperimentConfig
+from supervised.config import MULTI_TASK, ConfigError, ExperimentConfig, Method
 
 _SINUSOID = ExperimentConfig(
     problem="sinusoid",
@@ -100,7 +100,7 @@ PAPER: dict[tuple[str, str], tuple[tuple[float, float | None], ...]] = {
 }
 
 
-def get_preset(name: str, method: str | None = None) -> ExperimentConfig:
+def get_preset(name: str, method: Method | None = None) -> ExperimentConfig:
     """The preset's configuration for a method.
 
     Raises:

@@ -118,7 +118,7 @@ class TrainingRun:
             return
         self.run.append_progress(row)
         for name, value in row.items():
-            if not math.isnan(value):
+            if math.isfinite(value):
                 writer.add_scalar(f"supervised/{name}", value, int(row["iteration"]))
 
     def _checkpoint(self, names: list[str]) -> None:
