@@ -132,7 +132,7 @@ class MetaLearner:
     def step_sizes(self) -> Params:
         """The learned step sizes."""
         return {
-            name.removeprefix(INNER_LR): value
+            name.removeprefix(INNER_LR): self.learner.inner_lr * value
             for name, value in self.meta_params.items()
             if name.startswith(INNER_LR)
         }

@@ -21,7 +21,7 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """``(outputs [tasks, n, ...], targets [tasks, n, ...]) -> [tasks]``."""
 LearnInnerLR = Literal["no", "scalar", "layer", "parameter"]
 INNER_LR = "inner_lr."
-"""Prefix of learned step sizes among the meta-parameters."""
+"""Prefix of learned step sizes, in multiples of alpha, among the meta-parameters."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,18 @@ class Measurement(NamedTuple):
 
 
 def with_step_sizes(learner: Learner, params: Params) -> Params:
-    """Meta-parameters: the network's parameters and the step sizes to learn at their initial value."""
+    """Meta-parameters: the network's parameters and the step sizes to learn, as multiples of ``inner_lr``.
+
+    Multiples start at 1, where the steps of Adam that suit weights suit them, too: an Adam step of 0.001 on a
+    step size of 0.001 itself would double it.
+    """
     if learner.learn_inner_lr == "no":
         return params
     adapted = {name: value for name, value in params.items() if learner.network.adapted(name)}
     shapes: dict[str, tuple[int, ...]] = {_step_size_name(learner, name): () for name in adapted}
     if learner.learn_inner_lr == "parameter":
         shapes = {_step_size_name(learner, name): tuple(value.shape) for name, value in adapted.items()}
-    return {**params, **{name: torch.full(shape, learner.inner_lr) for name, shape in shapes.items()}}
+    return {**params, **{name: torch.ones(shape) for name, shape in shapes.items()}}
 
 
 def _step_size_name(learner: Learner, name: str) -> str:
@@ -95,7 +99,8 @@ def split(learner: Learner, meta_params: Mapping[str, Tensor], tasks: int) -> Pa
     shared = {name: value for name, value in stacked.items() if name not in adapted}
     if learner.learn_inner_lr == "no":
         return Parts(adapted, shared, learner.inner_lr)
-    return Parts(adapted, shared, {name: meta_params[_step_size_name(learner, name)] for name in adapted})
+    multiples = {name: meta_params[_step_size_name(learner, name)] for name in adapted}
+    return Parts(adapted, shared, {name: learner.inner_lr * value for name, value in multiples.items()})
 
 
 def adapted_params(
