@@ -201,6 +201,40 @@ def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparis
     print(output)
 
 
+def tune(
+    preset: Positional[str],
+    search: Positional[tuple[str, ...]],
+    *,
+    method: Method | None = None,
+    fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
+    samples: int = 8,
+    data: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Search over fields of the configuration with Ray Tune; best by validation.
+
+    Args:
+        preset: the experiment.
+        search: FIELD=LOW..HIGH (log-uniform) or FIELD=A,B,C (choice), any number of them.
+        method: meta-learner or baseline.
+        samples: configurations to try.
+        data: folder or zip file of the images.
+        json: print JSON.
+    """
+    from supervised.tuning import search_space, tune_config
+
+    given = {name: value for name, value in vars(fields).items() if value is not None}
+    config = dataclasses.replace(get_preset(preset, method), **given)
+    space = search_space(config, search)
+    trials = tune_config(Experiment(config, _data(config, data)), space, samples)
+    if json:
+        _print_json({"trials": trials})
+        return
+    for trial in trials:
+        values = ", ".join(f"{name} {value}" for name, value in trial["config"].items())
+        print(f"{trial['score']:.4f}: {values}")
+
+
 def download(
     dataset: Positional[Literal["omniglot"]],
     folder: Positional[Path],
@@ -299,6 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "plot": plot,
         "compare": compare,
+        "tune": tune,
         "download": download,
     }
     try:

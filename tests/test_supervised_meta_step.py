@@ -39,7 +39,7 @@ def meta_loss(learner: Learner, params: Params, episodes: Episodes) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_linear_regression_closed_form(steps: int, first_order: bool) -> None:
-    """y = w x: the support loss has curvature 2 mean(x^2), so w' and dw'/dw are known."""
+    """Y = w x: the support loss has curvature 2 mean(x^2), so w' and dw'/dw are known."""
     learner = Learner(
         MLP((1, 1)), mean_squared_error, mean_squared_error, 0.1, steps, first_order=first_order
     )
@@ -265,7 +265,5 @@ def test_without_inner_steps_the_gradient_is_the_ordinary_one() -> None:
     gradients, _ = meta_gradient(learner, params, episodes, 4)
     outputs = plain_forward(learner.network, params, episodes.query.inputs.flatten(0, 1))
     loss = F.mse_loss(outputs, episodes.query.targets.flatten(0, 1))
-    for found, expected in zip(
-        gradients.values(), torch.autograd.grad(loss, params.values()), strict=True
-    ):
+    for found, expected in zip(gradients.values(), torch.autograd.grad(loss, params.values()), strict=True):
         torch.testing.assert_close(found, expected)
