@@ -93,11 +93,11 @@ def loss_of_each_task(loss: UserLoss) -> TaskLoss:
     """A loss of one task as a loss of several.
 
     Raises (when called):
-        ValueError: the loss is not a scalar.
+        ValueError: the loss is not a scalar, or refuses the outputs or targets.
     """
 
     def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-        values = [loss(*task) for task in zip(outputs, targets, strict=True)]
+        values = [_apply(loss, *task) for task in zip(outputs, targets, strict=True)]
         for value in values:
             if not isinstance(value, Tensor) or value.ndim != 0:
                 found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -107,3 +107,13 @@ def loss_of_each_task(loss: UserLoss) -> TaskLoss:
         return torch.stack(values)
 
     return losses
+
+
+def _apply(loss: UserLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return loss(outputs, targets)
+    except (IndexError, RuntimeError) as error:  # what torch raises for labels and shapes that do not fit
+        raise ValueError(
+            f"the loss of a task with outputs {list(outputs.shape)} and targets {list(targets.shape)} failed: "
+            f"{error}"
+        ) from error
