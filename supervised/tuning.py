@@ -42,7 +42,8 @@ def search_space(config: ExperimentConfig, texts: tuple[str, ...]) -> Space:
         else:
             space[name] = [_value(part) for part in values.split(",")]
         for value in space[name]:
-            dataclasses.replace(config, **{name: value})  # refuses what no trial could run with
+            changes: dict[str, Any] = {name: value}
+            dataclasses.replace(config, **changes)  # refuses what no trial could run with
     if not space:
         raise ConfigError("search is empty; name at least one FIELD=LOW..HIGH or FIELD=A,B,C")
     return space
