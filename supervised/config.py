@@ -49,7 +49,7 @@ class TrainingSettings:
         gradient_clip: largest absolute value of each number of the meta-gradient; 0 does not clip.
         report_every: iterations between rows of progress.csv.
         validate_every: iterations between validations; a multiple of report_every.
-        validation_episodes: held-out tasks of each validation, always the same.
+        validation_episodes: held-out tasks of each validation, always the same; and of a tuned step size.
         test_steps: gradient steps at validation and test.
         tasks_per_chunk: tasks computed at once; 0 for all. Bounds memory, has no influence but rounding.
         seed: the run is a function of its configuration and this number.

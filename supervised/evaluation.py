@@ -25,7 +25,6 @@ from supervised.problem import chunk_size
 SINUSOID_SHOTS = (5, 10, 20)  # paper, Figure 6
 STEP_SIZES = (0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
 """Candidates for methods whose step size is tuned on validation tasks."""
-TUNING_TASKS = 200
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,8 @@ class _Measure:
 
     def _tuned(self, learner: Learner, params: Params, sampler: Sampler) -> Learner:
         """With the step size of the lowest loss on tuning tasks, averaged over the gradient steps."""
-        episodes = self._draw(sampler, Purpose.TUNING, TUNING_TASKS)
+        tasks = self.experiment.config.validation_episodes
+        episodes = self._draw(sampler, Purpose.TUNING, tasks)
 
         def loss(step_size: float) -> float:
             candidate = dataclasses.replace(learner, inner_lr=step_size)

@@ -87,7 +87,7 @@ def test_the_oracles_curve_is_flat_and_low() -> None:
 
 
 def test_pretrained_models_are_tested_with_the_best_step_size() -> None:
-    experiment, params = trained("pretrained", 50)
+    experiment, params = trained("pretrained", 50, validation_episodes=200)
     rows = evaluate(experiment, params, steps=2, episodes=50, seed=0)
     assert [row.name for row in rows] == ["5-shot", "10-shot", "20-shot"]
     episodes = SinusoidSampler(5, 100)(stream(0, Purpose.TUNING), 200)
