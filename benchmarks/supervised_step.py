@@ -1,7 +1,7 @@
 """Speed of one supervised meta-iteration on one core, against a plain loop over tasks in the same run.
 
-Run by hand: ``OMP_NUM_THREADS=1 python benchmarks/supervised_step.py``. Prints a Markdown table. The loop is what the
-per-task libraries do: clone the parameters, adapt one task after the other with ``torch.autograd.grad``, add up
+Run by hand: ``OMP_NUM_THREADS=1 python benchmarks/supervised_step.py``. Prints a Markdown table. The loop is what
+the per-task libraries do: clone the parameters, adapt one task after the other with ``torch.autograd.grad``, add up
 the losses. Times are CPU seconds of the process, medians, Adam's step included, data random and in memory.
 """
 
