@@ -114,7 +114,9 @@ def train(
             f"they must be at least {least} and 1"
         )
     config.validate()
-    make_task_env(config.env, 1, config.horizon, dict(config.env_config)).close()  # says what is wrong with it
+    make_task_env(
+        config.env, 1, config.horizon, dict(config.env_config)
+    ).close()  # says what is wrong with it
     if run is not None and output is not None:
         raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
     if run is not None and start_from is not None:

@@ -15,10 +15,10 @@ from threadpoolctl import ThreadpoolController
 
 from maml_rl.batch import Trajectories, make_samples
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.files import write_atomically
 from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
 from maml_rl.meta_update import inner_loss, split_meta_params
 from maml_rl.policy import GaussianMLP
-from maml_rl.policy_file import write_atomically
 from maml_rl.rollout import Phase, rollout, stream
 
 Tasks: TypeAlias = Sequence[Any] | np.ndarray

@@ -16,8 +16,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from maml_rl.figures import Groups, draw_adaptation, draw_learning, draw_trajectories, group_runs
+from maml_rl.files import write_atomically
 from maml_rl.methods import METHODS
-from maml_rl.policy_file import write_atomically
 from maml_rl.presets import Return, get_experiment
 from maml_rl.run_directory import POLICY, RunDirectory, RunError, check_output, package_version
 

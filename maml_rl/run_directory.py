@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policy_file import PolicyFile, PolicyFileError, load_policy, write_atomically
+from maml_rl.files import write_atomically
+from maml_rl.policy_file import PolicyFile, PolicyFileError, load_policy
 
 PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 POLICY = "policy.safetensors"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.interruption import interruptible
 from maml_rl.learner import NumpyParams
 from maml_rl.maml import MAML
 from maml_rl.methods import MethodName
@@ -86,7 +86,7 @@ class TrainingRun:
                 self._restore(algo)
             elif self.start_from is not None:
                 algo.set_meta_params(self.start_from)
-            with _interruptible() as interrupted, self._display(algo.iteration) as show:
+            with interruptible() as interrupted, self._display(algo.iteration) as show:
                 return self._loop(algo, interrupted, show)
         finally:
             algo.stop()
@@ -219,28 +219,6 @@ def progress_line(row: dict[str, Any], iterations: int | None = None) -> str:
         f"seconds: rollouts {row['seconds_rollouts']:.2f}, adaptation {row['seconds_adaptation']:.2f}, "
         f"meta-update {row['seconds_meta_update']:.2f}"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(signum: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def start_ray(address: str | None, num_cpus: int | None = None) -> None:

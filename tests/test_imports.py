@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import supervised
 
 MATHS = (
     "advantages",
@@ -18,7 +21,17 @@ MATHS = (
     "policy",
     "trpo",
 )
-WITHOUT_RAY = (*MATHS, "envs", "evaluation", "plots", "policy_file", "rollout", "run_directory")
+WITHOUT_RAY = (
+    *MATHS,
+    "envs",
+    "evaluation",
+    "files",
+    "interruption",
+    "plots",
+    "policy_file",
+    "rollout",
+    "run_directory",
+)
 
 
 def modules_after_importing(names: list[str]) -> set[str]:
@@ -43,3 +56,11 @@ def test_importing_the_package_is_light() -> None:
 def test_meta_learner_knows_no_rl(module: str) -> None:
     loaded = modules_after_importing([module])
     assert not loaded & {"gymnasium", "ray", "mujoco"}
+
+
+def test_supervised_knows_neither_ray_nor_rl() -> None:
+    folder = Path(supervised.__file__).parent
+    names = [f"supervised.{file.stem}" for file in folder.glob("*.py") if not file.stem.startswith("__")]
+    assert "supervised.tuning" in names  # imports Ray in its one function only
+    loaded = modules_after_importing(["supervised", *names])
+    assert not loaded & {"ray", "gymnasium", "mujoco"}

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maml_rl.files import write_atomically
 from maml_rl.policy import GaussianMLP
-from maml_rl.policy_file import PolicyFileError, load_policy, save_policy, write_atomically
+from maml_rl.policy_file import PolicyFileError, load_policy, save_policy
 from maml_rl.run_directory import RunDirectory, RunError
 
 SPEC = GaussianMLP(2, 2, hidden_sizes=(4,))

@@ -1,0 +1,7 @@
+"""``python -m supervised`` is ``supervised``."""
+
+import sys
+
+from supervised.cli import main
+
+sys.exit(main())

@@ -1,0 +1,350 @@
+"""The command line: ``supervised train | evaluate | plot | tune | download``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import sys
+import time
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from maml_rl.run_directory import RunDirectory
+from supervised.config import ConfigError, ExperimentConfig, Method, TrainingSettings
+from supervised.experiment import Experiment
+from supervised.model_file import load
+from supervised.presets import PAPER, PRESETS, get_preset
+
+Device = Literal["cpu", "cuda"]
+
+
+def _config_fields() -> type:
+    """A dataclass with one optional field per field of the configuration, helped by its docstring."""
+    documentation = "\n".join(inspect.getdoc(c) or "" for c in (TrainingSettings, ExperimentConfig))
+    help_texts = {
+        name: " ".join(text.split()).replace("%", "%%")
+        for name, text in re.findall(r"^    (\w+): (.+?)(?=^    \w+: |^\S|\Z)", documentation, re.M | re.S)
+    }
+    hints = typing.get_type_hints(ExperimentConfig)
+    fields = [
+        (
+            field.name,
+            Annotated[hints[field.name] | None, tyro.conf.arg(help=help_texts[field.name])],
+            dataclasses.field(default=None),
+        )
+        for field in dataclasses.fields(ExperimentConfig)
+        if field.name not in ("problem", "method")
+    ]
+    return dataclasses.make_dataclass("ConfigFields", fields)
+
+
+ConfigFields = _config_fields()
+
+
+def train(
+    preset: Positional[str | None] = None,
+    *,
+    method: Method | None = None,
+    fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
+    data: Path | None = None,
+    device: Device = "cpu",
+    output: Path | None = None,
+    resume: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Meta-train on one of the paper's problems. Ctrl-C ends after the present iteration, with a checkpoint.
+
+    Every option of the configuration defaults to the preset's value.
+
+    Args:
+        preset: the experiment; not needed with --resume.
+        method: meta-learner or baseline; default: maml.
+        data: folder or zip file of the images; default: SUPERVISED_OMNIGLOT or SUPERVISED_MINIIMAGENET.
+        device: where to compute.
+        output: run directory; default: runs/PRESET-METHOD-DATE-TIME.
+        resume: continue the run in this directory, bit for bit as if it had not stopped.
+        json: print the last row of progress.csv as JSON.
+    """
+    from supervised.training import TrainingRun
+
+    given = {name: value for name, value in vars(fields).items() if value is not None}
+    run = None
+    if resume is not None:
+        run = RunDirectory.open(resume)
+        config, stored_data, preset = _resumed(run, preset, method, output, given)
+        data = data or stored_data
+    elif preset is None:
+        raise ConfigError(f"preset is missing; it must be one of: {', '.join(PRESETS)}")
+    else:
+        config = dataclasses.replace(get_preset(preset, method), **given)
+    experiment = Experiment(config, _data(config, data))
+    trainer = experiment.trainer(_torch_device(device))
+    if run is None:
+        name = f"{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = RunDirectory.create(output or Path("runs") / name, describe(experiment, preset))
+    started = time.monotonic()
+    validate = experiment.problem.validate
+    row = TrainingRun(trainer, validate, config, run, resume=resume is not None)()
+    if json:
+        _print_json({**row, "run": str(run.path)})
+    else:
+        print(f"{run.path}: {time.monotonic() - started:.0f} s; next: supervised evaluate {run.path}")
+
+
+def evaluate(
+    run: Positional[Path],
+    *,
+    steps: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    model: Literal["best", "latest"] = "best",
+    data: Path | None = None,
+    device: Device = "cpu",
+    json: bool = False,
+) -> None:
+    """Adapt a trained model to test tasks; print loss or accuracy after 0 .. STEPS gradient steps.
+
+    Results are also written into the run directory, as evaluation.csv and evaluation.json.
+
+    Args:
+        run: a run directory.
+        steps: gradient steps; default: test_steps of the run.
+        episodes: test tasks; default: test_episodes of the run.
+        seed: of the test tasks.
+        model: the best by validation, or the latest.
+        data: folder or zip file of the images; default: the one that the run was trained with.
+        device: where to compute.
+        json: print JSON instead of a table.
+    """
+    from rich.console import Console
+
+    from supervised.evaluation import evaluate as run_evaluation
+    from supervised.evaluation import markdown_table, save_rows
+
+    directory = RunDirectory.open(run)
+    experiment = stored_experiment(directory, data)
+    config = experiment.config
+    params, info = load_model(directory, model)
+    params = {name: value.to(_torch_device(device)) for name, value in params.items()}
+    with Console(stderr=True).status("evaluating") as status:
+        rows = run_evaluation(
+            experiment,
+            params,
+            steps=config.test_steps if steps is None else steps,
+            episodes=config.test_episodes if episodes is None else episodes,
+            seed=seed,
+            on_progress=lambda row: status.update(f"evaluating {row}"),
+        )
+    save_rows(rows, directory.path)
+    if json:
+        result = [row.as_dict() for row in rows]
+        _print_json({"run": str(run), "model": model, "iteration": info["iteration"], "rows": result})
+        return
+    regression = config.problem == "sinusoid"
+    print(markdown_table(rows, digits=3 if regression else 2))
+    what = "mean squared error" if regression else "accuracy in percent"
+    print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {info['iteration']})")
+    _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
+
+
+def plot(run: Positional[Path]) -> None:
+    """Draw a run's learning curve, its evaluation and, for sinusoids, fits, as PNG files in its directory.
+
+    Args:
+        run: a run directory.
+    """
+    from supervised.plots import plot_adaptation, plot_fits, plot_learning_curve
+
+    directory = RunDirectory.open(run)
+    files = [directory.path / "learning_curve.png"]
+    plot_learning_curve(directory.progress(), files[0])
+    results = directory.path / "evaluation.json"
+    experiment = stored_experiment(directory, None)
+    if results.exists():
+        rows = json.loads(results.read_text())
+        files.append(directory.path / "adaptation_curve.png")
+        plot_adaptation(rows, files[-1], regression=experiment.config.problem == "sinusoid")
+        if experiment.config.problem == "sinusoid":
+            files.append(directory.path / "fits.png")
+            plot_fits(experiment.learner, load_model(directory, "best")[0], rows, files[-1])
+    print("\n".join(map(str, files)))
+
+
+def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparison.png")) -> None:
+    """Draw the evaluations of several runs into one figure per row, as the paper's Figures 3 and 6.
+
+    Args:
+        runs: run directories, all evaluated.
+        output: the PNG file.
+    """
+    from supervised.plots import plot_comparison
+
+    curves = {}
+    for path in runs:
+        directory = RunDirectory.open(path)
+        results = path / "evaluation.json"
+        if not results.exists():
+            raise ConfigError(f"{path} is not evaluated; run: supervised evaluate {path}")
+        curves[directory.description()["config"]["method"]] = json.loads(results.read_text())
+    if not curves:
+        raise ConfigError("runs is empty; name at least one run directory")
+    plot_comparison(curves, output)
+    print(output)
+
+
+def tune(
+    preset: Positional[str],
+    search: Positional[tuple[str, ...]],
+    *,
+    method: Method | None = None,
+    fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
+    samples: int = 8,
+    data: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Search over fields of the configuration with Ray Tune; best by validation.
+
+    Args:
+        preset: the experiment.
+        search: FIELD=LOW..HIGH (log-uniform) or FIELD=A,B,C (choice), any number of them.
+        method: meta-learner or baseline.
+        samples: configurations to try.
+        data: folder or zip file of the images.
+        json: print JSON.
+    """
+    from supervised.tuning import search_space, tune_config
+
+    given = {name: value for name, value in vars(fields).items() if value is not None}
+    config = dataclasses.replace(get_preset(preset, method), **given)
+    space = search_space(config, search)
+    trials = tune_config(Experiment(config, _data(config, data)), space, samples)
+    if json:
+        _print_json({"trials": trials})
+        return
+    for trial in trials:
+        values = ", ".join(f"{name} {value}" for name, value in trial["config"].items())
+        print(f"{trial['score']:.4f}: {values}")
+
+
+def download(
+    dataset: Positional[Literal["omniglot"]],
+    folder: Positional[Path],
+) -> None:
+    """Fetch Omniglot (14 MB, MIT licence) from its authors' archive and check it.
+
+    Args:
+        dataset: omniglot; MiniImagenet's terms do not allow a download by program: see the README.
+        folder: where to put the archives; name it afterwards with --data.
+    """
+    from supervised.download import fetch_omniglot
+
+    fetch_omniglot(folder, print)
+
+
+# --- helpers
+
+
+def describe(experiment: Experiment, preset: str) -> dict[str, Any]:
+    """``config.json``'s content."""
+    return {
+        "preset": preset,
+        "config": dataclasses.asdict(experiment.config),
+        "data": None if experiment.data is None else str(experiment.data.absolute()),
+        "started": time.strftime("%FT%T%z"),
+    }
+
+
+def stored_experiment(run: RunDirectory, data: Path | None) -> Experiment:
+    """The experiment of a run directory."""
+    stored = run.description()
+    config = ExperimentConfig.from_dict(stored["config"])
+    return Experiment(config, data or (Path(stored["data"]) if stored["data"] else None))
+
+
+def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[dict[str, torch.Tensor], Any]:
+    """Meta-parameters and their iteration."""
+    folder = run.path if which == "best" else run.checkpoint("latest")
+    return load(folder / "model.safetensors")
+
+
+def _resumed(
+    run: RunDirectory, preset: str | None, method: str | None, output: Path | None, given: dict[str, Any]
+) -> tuple[ExperimentConfig, Path | None, str]:
+    """A stored configuration, with a new number of iterations if one is given; all else must agree."""
+    if output is not None:
+        raise ConfigError(f"output is {output}, but a resumed run stays in its directory {run.path}")
+    experiment = stored_experiment(run, None)
+    stored = run.description()["preset"]
+    if preset not in (None, stored):
+        raise ConfigError(f"preset is {preset!r}, but {run.path} holds a run of {stored!r}")
+    values = dataclasses.asdict(experiment.config)
+    for name, value in {**given, **({"method": method} if method else {})}.items():
+        if name != "iterations" and value != values[name]:
+            raise ConfigError(
+                f"{name} is {value!r}, but the run in {run.path} was started with {values[name]!r}: "
+                "a resumed run keeps its configuration"
+            )
+    iterations = given.get("iterations", experiment.config.iterations)
+    if experiment.config.meta_lr_decay and iterations != experiment.config.iterations:
+        raise ConfigError(
+            f"iterations is {iterations}, but the step size of this run decays over "
+            f"{experiment.config.iterations} iterations"
+        )
+    return dataclasses.replace(experiment.config, iterations=iterations), experiment.data, stored
+
+
+def _data(config: ExperimentConfig, given: Path | None) -> Path | None:
+    variable = os.environ.get(f"SUPERVISED_{config.problem.upper()}")
+    return given or (Path(variable) if variable else None)
+
+
+def _torch_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but torch finds no GPU here; allowed here: cpu")
+    return torch.device(name)
+
+
+def _print_paper(preset: str, names: list[str]) -> None:
+    for name in dict.fromkeys(names):
+        values = PAPER.get((preset, name))
+        if values:
+            texts = (f"{mean}" + ("" if width is None else f" ± {width}") for mean, width in values)
+            steps = " (5-shot, after 1 / 5 / 10 steps)" if preset == "sinusoid" else ""
+            print(f"Finn et al. 2017, {name}{steps}: {' / '.join(texts)}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 when a run failed, 2 for wrong input."""
+    commands: dict[str, Any] = {
+        "train": train,
+        "evaluate": evaluate,
+        "plot": plot,
+        "compare": compare,
+        "tune": tune,
+        "download": download,
+    }
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog="supervised", args=arguments)
+    except (RuntimeError, ArithmeticError) as error:
+        print(f"supervised: error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"supervised: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("supervised: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,189 @@
+"""From a configuration to networks, tasks and a trainer: the one place that knows which method needs what."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from supervised.classifier import ClassificationSampler, validation_by_nearest_neighbour
+from supervised.config import MULTI_TASK, ConfigError, ExperimentConfig
+from supervised.episodes import Sampler
+from supervised.image_data import ImageClasses, ImageSplits, load_miniimagenet, load_omniglot
+from supervised.image_tasks import FewShotSampler
+from supervised.losses import (
+    accuracy,
+    cross_entropy,
+    cross_entropy_summed_over_classes,
+    mean_squared_error,
+)
+from supervised.meta_step import Learner
+from supervised.multi_task import PENALTIES, RegressorAveraging
+from supervised.networks import MLP, ConvNet, WithContext
+from supervised.problem import Problem, validation_after_adaptation
+from supervised.sinusoid import SinusoidSampler
+from supervised.trainer import MetaTrainer, Trainer
+
+IMAGE_SHAPES = {"omniglot": (28, 28, 1), "miniimagenet": (84, 84, 3)}
+LOADERS: dict[str, Callable[[Path], ImageSplits]] = {
+    "omniglot": load_omniglot,
+    "miniimagenet": load_miniimagenet,
+}
+TEST_QUERY_POINTS = 100
+"""Query points per test sinusoid: more than in training, for a smaller error of the measurement."""
+NOT_ADAPTED = ("pretrained", "oracle", "classifier")
+"""Methods that train on all tasks without an inner loop."""
+
+
+def bytes_to_floats(images: Tensor) -> Tensor:
+    """Bytes to [0, 1]; on the device, so that bytes travel."""
+    return images.to(torch.get_default_dtype()) / 255
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration and the data it needs.
+
+    Attributes:
+        data: folder or zip file of the images; not used by sinusoids.
+    """
+
+    config: ExperimentConfig
+    data: Path | None = None
+
+    @cached_property
+    def images(self) -> ImageSplits:
+        """The image data set; read at the first use."""
+        if self.data is None:
+            raise ConfigError(
+                f"data is missing: {self.config.problem} needs --data or the environment variable "
+                f"SUPERVISED_{self.config.problem.upper()}, a folder or zip file of the images"
+            )
+        return LOADERS[self.config.problem](self.data)
+
+    # --- networks
+
+    @cached_property
+    def learner(self) -> Learner:
+        """What is trained; the multi-task baseline's is what its average is tested with."""
+        if self.config.method == "classifier":
+            few_shot = self.few_shot_learner
+            network = self._image_network(self.classification_sampler.labels)
+            return dataclasses.replace(few_shot, network=network, inner_steps=0)
+        return self.few_shot_learner
+
+    @cached_property
+    def few_shot_learner(self) -> Learner:
+        """What adapts to a task of the problem."""
+        config = self.config
+        common: dict[str, Any] = {
+            "inner_lr": config.inner_lr,
+            "inner_steps": 0 if config.method in NOT_ADAPTED else config.inner_steps,
+            "first_order": config.method == "first-order",
+            "learn_inner_lr": config.learn_inner_lr,
+        }
+        if config.problem == "sinusoid":
+            return Learner(self._regressor(), mean_squared_error, mean_squared_error, **common)
+        return Learner(
+            self._image_network(config.ways),
+            cross_entropy_summed_over_classes,
+            cross_entropy,
+            accuracy=accuracy,
+            prepare=bytes_to_floats,
+            **common,
+        )
+
+    def _regressor(self) -> MLP | WithContext:
+        config = self.config
+        context = config.context_size if config.method == "context-vector" else 0
+        inputs = 3 if config.method == "oracle" else 1 + context
+        network = MLP((inputs, *config.hidden_sizes, 1))
+        return WithContext(network, (context,)) if context else network
+
+    def _image_network(self, outputs: int) -> MLP | ConvNet | WithContext:
+        config = self.config
+        height, width, channels = IMAGE_SHAPES[config.problem]
+        context = config.context_size if config.method == "context-vector" else 0
+        network: MLP | ConvNet
+        if config.hidden_sizes:
+            inputs = height * width * (channels + context)
+            network = MLP((inputs, *config.hidden_sizes, outputs), norm=True, adapt_norm=config.adapt_norm)
+        else:
+            network = ConvNet(
+                channels + context,
+                height,
+                config.filters,
+                outputs,
+                pool=config.problem == "miniimagenet",
+                adapt_norm=config.adapt_norm,
+            )
+        return WithContext(network, (height, width, context)) if context else network
+
+    # --- tasks
+
+    def sampler(self, classes: ImageClasses | None = None, shots: int | None = None) -> Sampler:
+        """Draws tasks to adapt to: of the given classes, or sinusoids; ``shots`` if not the configuration's."""
+        config = self.config
+        shots = shots or config.shots
+        if classes is None:
+            return SinusoidSampler(shots, TEST_QUERY_POINTS, tell_task=config.method == "oracle")
+        return FewShotSampler(classes, config.ways, shots, config.query, rotate=config.problem == "omniglot")
+
+    @property
+    def test_sampler(self) -> Sampler:
+        """Draws test tasks."""
+        return self.sampler(None if self.config.problem == "sinusoid" else self.images.test)
+
+    @property
+    def validation_sampler(self) -> Sampler:
+        """Draws validation tasks."""
+        return self.sampler(None if self.config.problem == "sinusoid" else self.images.validation)
+
+    @cached_property
+    def classification_sampler(self) -> ClassificationSampler:
+        """Draws batches of all training classes."""
+        config = self.config
+        batch = config.ways * config.query
+        return ClassificationSampler(self.images.train, batch, rotate=config.problem == "omniglot")
+
+    @property
+    def training_sampler(self) -> Sampler:
+        """Draws what the learner is trained on."""
+        config = self.config
+        if config.method == "classifier":
+            return self.classification_sampler
+        if config.problem == "sinusoid":
+            return SinusoidSampler(config.shots, config.query, tell_task=config.method == "oracle")
+        return self.sampler(self.images.train)
+
+    # --- training
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Learner, training tasks and validation."""
+        config = self.config
+        if config.method == "classifier":
+            validate = validation_by_nearest_neighbour(self.learner, self.validation_sampler, config)
+        else:
+            steps = 0 if config.method in (*NOT_ADAPTED, *MULTI_TASK) else config.test_steps
+            validate = validation_after_adaptation(self.learner, self.validation_sampler, config, steps)
+        return Problem(self.learner, self.training_sampler, validate)
+
+    def trainer(self, device: torch.device) -> Trainer:
+        """A trainer at iteration 0."""
+        config = self.config
+        if config.method in MULTI_TASK:
+            return RegressorAveraging(
+                self.learner.network,
+                mean_squared_error,
+                config,
+                PENALTIES[config.method],
+                config.regularisation,
+            )
+        return MetaTrainer(self.problem.learner, self.problem.train, config, device)

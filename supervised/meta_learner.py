@@ -1,0 +1,138 @@
+"""Meta-learning for users: their own module, loss and task sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maml_rl.meta_learner import Params
+from maml_rl.run_directory import RunDirectory
+from supervised.config import TrainingSettings
+from supervised.episodes import Examples, Purpose, Sampler, check_episodes, stream
+from supervised.meta_step import (
+    INNER_LR,
+    Learner,
+    LearnInnerLR,
+    Measurement,
+    adaptation_curve,
+    adapted_params,
+    split,
+)
+from supervised.problem import Problem, chunk_size, validation_after_adaptation
+from supervised.trainer import MetaTrainer
+from supervised.training import TrainingRun
+from supervised.user_model import ModuleNetwork, UserLoss, loss_of_each_task
+
+
+class MetaLearner:
+    """MAML for any ``torch.nn.Module``.
+
+    Args:
+        module: any module without running statistics or dropout; its parameters are where training starts.
+        loss: of one task, ``(outputs, targets) -> scalar``, differentiable twice unless ``first_order``.
+        inner_lr: step size of the adaptation, or its initial value when it is learned.
+        inner_steps: gradient steps in training.
+        first_order: drop the second derivatives.
+        learn_inner_lr: learn one step size (``"scalar"``), one per layer, or one per parameter.
+        accuracy: of one task, ``(outputs, targets) -> scalar``, to be shown and to choose the best model by.
+        adapt_only: prefixes of the parameters that adaptation changes; all by default.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: UserLoss,
+        *,
+        inner_lr: float,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        learn_inner_lr: LearnInnerLR = "no",
+        accuracy: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adapt_only: tuple[str, ...] = (),
+        device: str = "cpu",
+    ) -> None:
+        if not inner_lr > 0:
+            raise ValueError(f"inner_lr is {inner_lr}; it must be positive")
+        if inner_steps < 0:
+            raise ValueError(f"inner_steps is {inner_steps}; it must be 0 or more")
+        self.network = ModuleNetwork(module.to(device), adapt_only)
+        self.device = torch.device(device)
+        each = loss_of_each_task(loss)
+        self.learner = Learner(
+            self.network,
+            each,
+            each,
+            inner_lr,
+            inner_steps,
+            first_order,
+            learn_inner_lr,
+            accuracy=None if accuracy is None else loss_of_each_task(accuracy),
+        )
+        self.meta_params: Params = self.network.init_params(stream(0, Purpose.INITIALISATION))
+
+    def fit(
+        self,
+        sampler: Sampler,
+        *,
+        validation: Sampler | None = None,
+        output: Path | None = None,
+        resume: bool = False,
+        **settings: Any,
+    ) -> dict[str, float]:
+        """Meta-train; afterwards ``meta_params`` are the best by validation. Returns the last progress row.
+
+        Args:
+            sampler: ``(rng, tasks) -> Episodes``.
+            validation: of other tasks; default: ``sampler``, with random numbers of its own.
+            output: run directory for progress, TensorBoard and checkpoints.
+            resume: continue from ``output``'s latest checkpoint.
+            settings: see ``TrainingSettings``.
+
+        Raises:
+            ValueError: a setting, an episode or a loss is not as it must be.
+            NonFiniteLossError: naming the iteration.
+        """
+        training = TrainingSettings(**{"test_steps": self.learner.inner_steps, **settings})
+        validate = validation_after_adaptation(
+            self.learner, validation or sampler, training, training.test_steps
+        )
+        problem = Problem(self.learner, sampler, validate)
+        if output is None:
+            run = None
+        elif resume:
+            run = RunDirectory.open(output)
+        else:
+            run = RunDirectory.create(output, {"config": vars(training)})
+        trainer = MetaTrainer(problem.learner, problem.train, training, self.device)
+        training_run = TrainingRun(trainer, problem.validate, training, run, resume)
+        row = training_run()
+        self.meta_params = training_run.best_params or trainer.params
+        return row
+
+    def evaluate(self, sampler: Sampler, *, episodes: int, steps: int, seed: int = 0) -> Measurement:
+        """Query loss and accuracy of test tasks after 0 .. ``steps`` gradient steps ``[steps + 1, tasks]``."""
+        drawn = sampler(stream(seed, Purpose.TEST), episodes)
+        check_episodes(drawn, episodes)
+        chunk = chunk_size(TrainingSettings())
+        return adaptation_curve(self.learner, self.meta_params, drawn.to(self.device), steps, chunk)
+
+    def adapt(self, inputs: Tensor, targets: Tensor, steps: int = 1) -> nn.Module:
+        """A copy of the module, adapted to the examples ``[n, ...]`` of one task."""
+        support = Examples(inputs[None], targets[None]).to(self.device)
+        parts = split(self.learner, self.meta_params, 1)
+        adapted = adapted_params(self.learner, parts, support, steps, first_order=True)
+        return self.network.module_with({name: value[0].detach() for name, value in adapted.items()})
+
+    @property
+    def step_sizes(self) -> Params:
+        """The learned step sizes."""
+        return {
+            name.removeprefix(INNER_LR): self.learner.inner_lr * value
+            for name, value in self.meta_params.items()
+            if name.startswith(INNER_LR)
+        }

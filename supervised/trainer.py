@@ -1,0 +1,132 @@
+"""Meta-parameters in training: Adam on the meta-gradient (Finn et al. 2017, Algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_rl.meta_learner import Params
+from supervised.config import TrainingSettings
+from supervised.episodes import Purpose, Sampler, check_episodes, stream
+from supervised.meta_step import Learner, meta_gradient, with_step_sizes
+from supervised.problem import chunk_size
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient is infinite or not a number; the parameters are those before it."""
+
+
+class StepReport(NamedTuple):
+    """Means over the tasks of one iteration; ``accuracy`` is NaN in regression."""
+
+    query_loss: float
+    query_accuracy: float
+    gradient_norm: float
+    seconds: float
+
+
+class Trainer(Protocol):
+    """What ``training.TrainingRun`` drives."""
+
+    iteration: int
+
+    @property
+    def params(self) -> Params:
+        """The present meta-parameters."""
+        ...
+
+    def step(self) -> StepReport:
+        """One iteration."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that later iterations depend on, besides ``iteration``."""
+        ...
+
+    def load(self, state: dict[str, Tensor], iteration: int) -> None:
+        """Go on from a state; raises ValueError when it does not fit."""
+        ...
+
+
+class MetaTrainer:
+    """Trains a learner's meta-parameters on the tasks of a sampler."""
+
+    def __init__(
+        self, learner: Learner, sampler: Sampler, settings: TrainingSettings, device: torch.device
+    ) -> None:
+        self.learner, self.sampler, self.settings, self.device = learner, sampler, settings, device
+        initial = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
+        self._params = {
+            name: value.to(device).requires_grad_()
+            for name, value in with_step_sizes(learner, initial).items()
+        }
+        self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
+        self.iteration = 0
+
+    @property
+    def params(self) -> Params:
+        return {name: value.detach() for name, value in self._params.items()}
+
+    def step(self) -> StepReport:
+        """One meta-update.
+
+        Raises:
+            NonFiniteLossError: naming the iteration; the parameters stay as they were.
+        """
+        started, settings = time.perf_counter(), self.settings
+        episodes = self.sampler(
+            stream(settings.seed, Purpose.TRAINING, self.iteration), settings.meta_batch_size
+        )
+        if self.iteration == 0:
+            check_episodes(episodes, settings.meta_batch_size)
+        gradients, measured = meta_gradient(
+            self.learner, self._params, episodes.to(self.device), chunk_size(settings)
+        )
+        loss = float(measured.losses.mean())
+        norm = float(torch.nn.utils.get_total_norm(gradients.values()))
+        if not math.isfinite(loss + norm):
+            raise NonFiniteLossError(
+                f"iteration {self.iteration + 1}: the query loss is {loss}, the norm of its gradient {norm}; "
+                "lower inner_lr or meta_lr"
+            )
+        self._update(gradients)
+        self.iteration += 1
+        accuracy = math.nan if measured.accuracies is None else float(measured.accuracies.mean())
+        return StepReport(loss, accuracy, norm, time.perf_counter() - started)
+
+    def _update(self, gradients: Params) -> None:
+        clip = self.settings.gradient_clip
+        for name, value in self._params.items():
+            value.grad = gradients[name].clamp_(-clip, clip) if clip else gradients[name]
+        if self.settings.meta_lr_decay:
+            done = self.iteration / self.settings.iterations
+            self._adam.param_groups[0]["lr"] = self.settings.meta_lr * 0.5 * (1 + np.cos(np.pi * done))
+        self._adam.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Meta-parameters, and Adam's moments and step count for each."""
+        state = {f"params/{name}": value for name, value in self.params.items()}
+        for name, value in self._params.items():
+            for key, moment in self._adam.state[value].items():
+                state[f"adam/{key}/{name}"] = moment
+        return state
+
+    def load(self, state: dict[str, Tensor], iteration: int) -> None:
+        expected = {name: value.shape for name, value in self._params.items()}
+        found = {k.removeprefix("params/"): v.shape for k, v in state.items() if k.startswith("params/")}
+        if expected != found:
+            raise ValueError(f"the stored parameters {found} do not fit the network's {expected}")
+        with torch.no_grad():
+            for name, value in self._params.items():
+                value.copy_(state[f"params/{name}"])
+                self._adam.state[value] = {
+                    key: state[f"adam/{key}/{name}"].to("cpu" if key == "step" else self.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam/{key}/{name}" in state
+                }
+        self.iteration = iteration
