@@ -73,7 +73,7 @@ def _locomotion(env: str) -> MAMLConfig:
             episodes_per_task=20,  # paper
             horizon=200,  # paper
             max_kl=0.02,  # code: .01 or .02, which gets as far in fewer iterations
-            # As good a direction as all samples give, at a fraction of the time: see RESULTS.md.
+            # 84 to 98 % of the improvement that all samples give, in 40 % of the time: see RESULTS.md.
             hvp="exact",
             curvature_fraction=0.2,
         )
