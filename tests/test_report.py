@@ -19,12 +19,12 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from run_helpers import add_adaptation, make_run
 
 from maml_rl.cli import main
 from maml_rl.policy_file import PolicyFileError
 from maml_rl.report import MAX_EMBEDDED, write_report
 from maml_rl.run_directory import RunDirectory, RunError
-from runs import add_adaptation, make_run
 
 VOID = {"meta", "link", "img", "br"}
 

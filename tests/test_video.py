@@ -16,6 +16,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from run_helpers import HORIZON, make_run
 
 from maml_rl.cli import main
 from maml_rl.envs import make_task_env
@@ -25,7 +26,6 @@ from maml_rl.held_out import HeldOut
 from maml_rl.rollout import rollout, stream
 from maml_rl.run_directory import RunDirectory
 from maml_rl.video import Episode, VideoError, film_episode, frame_rate, make_video, write_video
-from runs import HORIZON, make_run
 
 SIZE = (96, 80)
 FAMILIES = ("point-nav", "half-cheetah-vel", "ant-dir")
