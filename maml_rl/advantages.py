@@ -71,14 +71,15 @@ def linear_feature_baseline(
     returns: Float[Tensor, "tasks episodes horizon"],
     mask: Bool[Tensor, "tasks episodes horizon"],
     *,
-    regularization: float = 1e-5,
+    ridge: float = 1e-5,
     tries: int = 5,
 ) -> Float[Tensor, "tasks episodes horizon"]:
     """Values predicted by ridge regression of the returns on ``baseline_features``, one fit per task.
 
-    The normal equations are solved in float64: constant observations or one-step episodes make them
-    singular but for the ridge. Where a solution is not finite, the ridge grows tenfold, up to ``tries``
-    times, as in Duan et al. 2016; a task whose data are themselves not finite gets NaN values.
+    ``ridge`` is added to the diagonal of the features' Gram matrix, which is a sum over transitions. The normal
+    equations are solved in float64: constant observations or one-step episodes make them singular but for
+    the ridge. Where a solution is not finite, the ridge grows tenfold, up to ``tries`` times, as in Duan et
+    al. 2016; a task whose data are themselves not finite gets NaN values.
     """
     values = []
     for task_observations, task_returns, task_mask in zip(observations, returns, mask, strict=True):
@@ -87,11 +88,11 @@ def linear_feature_baseline(
         gram = masked.mT @ masked
         target = masked.mT @ task_returns[task_mask].double()
         identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        ridge = regularization
+        penalty = ridge
         for _ in range(tries):
-            coefficients, _ = torch.linalg.solve_ex(gram + ridge * identity, target)
+            coefficients, _ = torch.linalg.solve_ex(gram + penalty * identity, target)
             if torch.isfinite(coefficients).all():
                 break
-            ridge *= 10
+            penalty *= 10
         values.append((features @ coefficients).to(returns.dtype))
     return torch.stack(values)

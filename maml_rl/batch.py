@@ -91,6 +91,7 @@ def make_samples(
     *,
     gamma: float,
     gae_lambda: float,
+    baseline_ridge: float = 1e-5,
     device: torch.device | str = "cpu",
 ) -> Samples:
     """Advantages of each task's episodes, standardised per task, as packed samples.
@@ -105,7 +106,7 @@ def make_samples(
     observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
     mask = torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
     returns = discounted_returns(rewards, gamma)
-    values = linear_feature_baseline(observations, returns, mask)
+    values = linear_feature_baseline(observations, returns, mask, ridge=baseline_ridge)
     advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
     return pack(observations, actions, standardize(advantages, mask), mask)
 

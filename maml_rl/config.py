@@ -74,6 +74,7 @@ class MAMLConfig(AlgorithmConfig):
         self.horizon: int = 100
         self.gamma: float = 0.99  # code
         self.gae_lambda: float = 1.0  # code
+        self.baseline_ridge: float = 1e-5  # code
         self.max_kl: float = 0.01  # code
         self.hvp: HVP = "finite_difference"  # sec. 5.3
         self.hvp_step: float = 0.005  # measured against the exact product: see the README
@@ -106,6 +107,7 @@ class MAMLConfig(AlgorithmConfig):
         horizon: int = NotProvided,
         gamma: float = NotProvided,
         gae_lambda: float = NotProvided,
+        baseline_ridge: float = NotProvided,
         max_kl: float = NotProvided,
         hvp: HVP = NotProvided,
         hvp_step: float = NotProvided,
@@ -136,6 +138,7 @@ class MAMLConfig(AlgorithmConfig):
             horizon: steps H after which an episode is cut.
             gamma: discount of the returns, in [0, 1].
             gae_lambda: lambda of generalised advantage estimation, in [0, 1].
+            baseline_ridge: ridge of the linear baseline; a larger one fits the noise of few episodes less.
             max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
             hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
             hvp_step: length of the finite-difference displacement of the parameters.
@@ -287,6 +290,7 @@ _RULES: dict[str, _Rule] = {
     "horizon": _COUNT,
     "gamma": _UNIT,
     "gae_lambda": _UNIT,
+    "baseline_ridge": _POSITIVE,
     "max_kl": _POSITIVE,
     "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
     "hvp_step": _POSITIVE,

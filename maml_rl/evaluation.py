@@ -87,6 +87,7 @@ class Protocol:
     inner_lr: float
     gamma: float
     gae_lambda: float
+    baseline_ridge: float
     seed: int
 
     def __post_init__(self) -> None:
@@ -124,7 +125,12 @@ def adaptation(
             trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
         yield params, trajectories
         if step < protocol.steps:
-            samples = make_samples(trajectories, gamma=protocol.gamma, gae_lambda=protocol.gae_lambda)
+            samples = make_samples(
+                trajectories,
+                gamma=protocol.gamma,
+                gae_lambda=protocol.gae_lambda,
+                baseline_ridge=protocol.baseline_ridge,
+            )
             inner_lr = first_lr if step == 0 else _halved(first_lr)
             params = adapt(inner_loss(protocol.spec), params, [samples], inner_lr, first_order=True)
 

@@ -58,6 +58,7 @@ class HeldOut:
             inner_lr=self.inner_lr,
             gamma=info["gamma"],
             gae_lambda=info["gae_lambda"],
+            baseline_ridge=info["baseline_ridge"],
             seed=seed,
         )
         self._task_count = tasks

@@ -131,6 +131,7 @@ class MAMLLearner(TorchLearner):
             trajectories,
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
+            baseline_ridge=self.config.baseline_ridge,
             device=self.device,
         )
 

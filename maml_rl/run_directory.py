@@ -36,6 +36,7 @@ POLICY_FIELDS = (
     "inner_lr",
     "gamma",
     "gae_lambda",
+    "baseline_ridge",
     "iteration",
 )
 """What a policy's description says beside the shape of the network, and adaptation needs."""

@@ -52,6 +52,16 @@ COLUMNS = (
 )
 BEST_WINDOW = 10
 """Iterations over which the return after adaptation is averaged to choose the best policy."""
+_KEPT_FIELDS = (
+    "inner_lr",
+    "horizon",
+    "episodes_per_task",
+    "gamma",
+    "gae_lambda",
+    "baseline_ridge",
+    "seed",
+)
+"""What the file of a policy says of its training."""
 SECONDS = ("rollouts", "adaptation", "meta_update")
 
 
@@ -166,10 +176,7 @@ class TrainingRun:
             "env_config": dict(config.env_config),
             "iteration": iteration,
             "return_post": return_post,  # of the last BEST_WINDOW iterations
-            **{
-                name: getattr(config, name)
-                for name in ("inner_lr", "horizon", "episodes_per_task", "gamma", "gae_lambda", "seed")
-            },
+            **{name: getattr(config, name) for name in _KEPT_FIELDS},
         }
         save_policy(path, config.policy_spec(*algo.spaces["__env__"]), params, info)
 

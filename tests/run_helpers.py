@@ -45,7 +45,7 @@ def make_run(
         env = make_task_env(config.env, 1, horizon, config.env_config)
         spec = config.policy_spec(env.single_observation_space, env.single_action_space)
         params = {name: value.numpy() for name, value in spec.init_params(1).items()}
-        kept = ("env", "env_config", "horizon", "inner_lr", "gamma", "gae_lambda", "seed")
+        kept = ("env", "env_config", "horizon", "inner_lr", "gamma", "gae_lambda", "baseline_ridge", "seed")
         info = {name: getattr(config, name) for name in kept}
         info |= {"preset": preset, "method": method, "iteration": iterations, "return_post": -16.25}
         save_policy(run.path / POLICY, spec, params, info)

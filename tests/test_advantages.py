@@ -155,14 +155,14 @@ def test_fit_is_exact_on_returns_that_are_linear_in_the_features() -> None:
     values = linear_feature_baseline(observations, returns, mask)
     # Exact but for the ridge of 1e-5.
     torch.testing.assert_close(values[mask], returns[mask], rtol=1e-3, atol=1e-3)
-    free = linear_feature_baseline(observations, returns, mask, regularization=0.0)
+    free = linear_feature_baseline(observations, returns, mask, ridge=0.0)
     torch.testing.assert_close(free[mask], returns[mask], rtol=1e-8, atol=1e-8)
 
 
 def test_fit_is_the_ridge_regression_of_each_task() -> None:
     observations, rewards, _, mask = batch(seed=1, horizon=20)
     returns = discounted_returns(rewards, 0.99)
-    values = linear_feature_baseline(observations, returns, mask, regularization=0.1)
+    values = linear_feature_baseline(observations, returns, mask, ridge=0.1)
     for task in range(2):
         features = baseline_features(observations[task])
         x, y = features[mask[task]], returns[task][mask[task]]
@@ -222,12 +222,11 @@ def test_the_ridge_grows_until_the_solution_is_finite() -> None:
     # All features but the constant one vanish: without a ridge the normal equations are exactly singular.
     observations = torch.zeros(1, 2, 1, 2)
     mask, returns = torch.ones(1, 2, 1, dtype=torch.bool), torch.ones(1, 2, 1)
-    singular = linear_feature_baseline(observations, returns, mask, regularization=0.0)
+    singular = linear_feature_baseline(observations, returns, mask, ridge=0.0)
     assert not torch.isfinite(singular).all()
     # 1 / 1e-310 overflows; two tenfolds later the reciprocal is finite.
     once, thrice = (
-        linear_feature_baseline(observations, returns, mask, regularization=1e-310, tries=tries)
-        for tries in (1, 3)
+        linear_feature_baseline(observations, returns, mask, ridge=1e-310, tries=tries) for tries in (1, 3)
     )
     assert not torch.isfinite(once).all()
     torch.testing.assert_close(thrice, returns)

@@ -171,9 +171,9 @@ def test_samples_are_those_of_the_advantage_functions() -> None:
         assert (samples.weights[task, count:] == 0).all()
 
 
-@pytest.mark.parametrize("setting", ["gamma", "gae_lambda"])
-def test_discount_and_lambda_are_used(setting: str) -> None:
-    settings = {"gamma": 0.9, "gae_lambda": 0.8}
+@pytest.mark.parametrize("setting", ["gamma", "gae_lambda", "baseline_ridge"])
+def test_discount_lambda_and_ridge_are_used(setting: str) -> None:
+    settings = {"gamma": 0.9, "gae_lambda": 0.8, "baseline_ridge": 10.0}
     data = [trajectories(0, [3, 4, 5])]
     first = make_samples(data, **settings)  # type: ignore[arg-type]
     second = make_samples(data, **(settings | {setting: 0.1}))  # type: ignore[arg-type]

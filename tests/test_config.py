@@ -39,6 +39,7 @@ def test_defaults_are_valid() -> None:
         ("context_size", -1),
         ("gamma", 1.1),
         ("gae_lambda", -0.1),
+        ("baseline_ridge", 0.0),
         ("max_kl", 0.0),
         ("hvp", "approximate"),
         ("hvp_step", 0.0),

@@ -31,6 +31,7 @@ def protocol(**overrides: Any) -> Protocol:
         "inner_lr": 0.1,
         "gamma": 0.99,
         "gae_lambda": 1.0,
+        "baseline_ridge": 1e-5,
         "seed": 0,
     }
     return Protocol(**(arguments | overrides))
