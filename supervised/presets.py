@@ -130,6 +130,7 @@ def _method_settings(config: ExperimentConfig, method: str) -> dict[str, Any]:
         return {
             "iterations": 10,  # groups of 50 regressors: 500 in all (paper, app. C)
             "meta_batch_size": 50,
+            "meta_lr": 0.005,
             "report_every": 1,
             "validate_every": 1,
             "regularisation": {"multi-task-l2": 0.001, "multi-task-l2-mean": 0.001}.get(method, 0.0),

@@ -174,6 +174,24 @@ def test_fit_is_the_ridge_regression_of_each_task() -> None:
         torch.testing.assert_close(values[task], (features @ solution)[..., 0])
 
 
+def test_a_larger_ridge_fits_less_of_what_is_noise() -> None:
+    # 20 episodes with a constant return each and constant observations that have nothing to do with it: the
+    # published ridge explains almost all of it, as 20 episodes of 12 numbers and their squares do.
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(1, 20, 1, 12, generator=generator).expand(1, 20, 100, 12)
+    noise = torch.randn(1, 20, 1, generator=generator).expand(1, 20, 100)
+    mask = torch.ones(1, 20, 100, dtype=torch.bool)
+
+    def unexplained(ridge: float) -> float:
+        values = linear_feature_baseline(observations, noise, mask, ridge=ridge)
+        return float((noise - values).square().mean() / noise.square().mean())
+
+    published, small, large = (unexplained(ridge) for ridge in (1e-5, 30.0, 3000.0))
+    assert published < 0.01
+    assert published < small < large
+    assert large > 0.3
+
+
 def test_what_stands_on_padding_does_not_enter_the_fit() -> None:
     observations, rewards, _, mask = batch(horizon=20)
     returns = discounted_returns(rewards, 0.99)

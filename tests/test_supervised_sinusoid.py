@@ -105,11 +105,12 @@ def test_pretrained_models_are_tested_with_the_best_step_size() -> None:
 
 
 def averaging(
-    penalty: Penalty, regularisation: float = 0.0, steps: int = 20, hidden: int = 5
+    penalty: Penalty, regularisation: float = 0.0, steps: int = 20, hidden: int = 5, attempts: int = 1
 ) -> RegressorAveraging:
     settings = dataclasses.replace(get_preset("sinusoid"), meta_batch_size=3, meta_lr=0.01)
+    network = MLP((1, hidden, hidden, 1))
     return RegressorAveraging(
-        MLP((1, hidden, hidden, 1)), mean_squared_error, settings, penalty, regularisation, steps, points=10
+        network, mean_squared_error, settings, penalty, regularisation, steps, points=10, attempts=attempts
     )
 
 
@@ -131,11 +132,28 @@ def test_regressors_learn_their_own_task() -> None:
     assert averaging("none", steps=1500, hidden=40).step().query_loss < 0.2 * untrained
 
 
+def test_regressors_that_failed_start_again_and_the_others_stay() -> None:
+    once, often = (averaging("none", steps=150, hidden=40, attempts=n) for n in (1, 4))
+    first, errors = once._train_group()
+    # Between the errors of the first attempts: some fail, some do not.
+    often.tolerance = float(errors.median())
+    params, final = often._train_group()
+    kept = errors <= often.tolerance
+    assert kept.any()
+    assert not kept.all()
+    assert torch.equal(final[kept], errors[kept])
+    assert (final[~kept] < errors[~kept]).all()
+    for name, value in params.items():
+        assert torch.equal(value[kept], first[name][kept])
+        if "weight" in name:
+            assert not torch.equal(value[~kept], first[name][~kept])
+
+
 def test_penalties_pull_where_they_say() -> None:
     def spread(trainer: RegressorAveraging) -> tuple[float, float]:
         trainer.step()
         mean = trainer.params
-        regressors, _, _ = trainer._train_group()
+        regressors, _ = trainer._train_group()
         distance = sum(((regressors[k] - mean[k]) ** 2).sum() for k in mean)
         size = sum((regressors[k] ** 2).sum() for k in mean)
         return float(distance), float(size)
