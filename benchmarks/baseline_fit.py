@@ -1,0 +1,71 @@
+"""How much of the returns' variance the linear baseline explains, by its ridge.
+
+Run by hand: ``python benchmarks/baseline_fit.py [POLICY.safetensors ...]``; default: the policies that come
+with the package. For 12 of the paper's test tasks it fits the baseline to the policy's episodes of one task, as
+in training, and measures it on those and on as many further episodes of the same policy and task. A baseline that
+explains its own episodes much better than others has fitted their noise, and with it the signal that advantages
+are for. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_rl.advantages import discounted_returns, linear_feature_baseline
+from maml_rl.batch import Trajectories
+from maml_rl.evaluation import adaptation
+from maml_rl.held_out import HeldOut
+from maml_rl.policy_file import PRETRAINED, load_policy
+from maml_rl.rollout import rollout, stream
+
+TASKS = 12
+RIDGES = (1e-5, 1.0, 10.0, 100.0, 1000.0)
+
+
+def explained(first: Trajectories, second: Trajectories, gamma: float, ridge: float) -> tuple[float, float]:
+    """Fractions of variance explained: in the episodes of the fit, and in others."""
+    horizon = first.rewards.shape[1]
+    observations, rewards, lengths = (
+        torch.from_numpy(np.concatenate([getattr(t, name) for t in (first, second)]))
+        for name in ("observations", "rewards", "lengths")
+    )
+    valid = torch.arange(horizon) < lengths[:, None]
+    mine = torch.arange(len(lengths)) < len(first.lengths)
+    returns = discounted_returns(rewards.double(), gamma)
+    fitted = valid & mine[:, None]
+    values = linear_feature_baseline(observations[None], returns[None], fitted[None], ridge=ridge)[0]
+    return _explained(values, returns, fitted), _explained(values, returns, valid & ~mine[:, None])
+
+
+def _explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    return 1 - float((returns - values)[mask].var() / returns[mask].var())
+
+
+def measure(path: Path) -> None:
+    policy = load_policy(path)
+    held_out = HeldOut(policy, steps=1, episodes=policy.info["episodes_per_task"])
+    tasks, env, protocol = held_out.tasks[:TASKS], held_out.make_env(), held_out.protocol
+    for step, (params, episodes) in enumerate(adaptation(env, protocol, tasks)):
+        others = [
+            rollout(env, task, policy.spec, {k: v[i].numpy() for k, v in params.items()}, stream(1, step, i))
+            for i, task in enumerate(tasks)
+        ]
+        cells = []
+        for ridge in RIDGES:
+            pairs = [explained(a, b, protocol.gamma, ridge) for a, b in zip(episodes, others, strict=True)]
+            own, other = np.mean(pairs, axis=0)
+            cells.append(f"{own:.2f} / {other:.2f}")
+        print(f"| {path.stem} after {step} steps | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    paths = [Path(argument) for argument in sys.argv[1:]] or sorted(PRETRAINED.glob("*.safetensors"))
+    print("| own / other episodes, ridge | " + " | ".join(f"{ridge:g}" for ridge in RIDGES) + " |")
+    print("|---|" + "---|" * len(RIDGES))
+    for path in paths:
+        measure(path)
