@@ -1,15 +1,19 @@
-"""Speed of one supervised meta-iteration on one core, against a plain loop over tasks in the same run.
+"""Speed of one supervised meta-iteration on one core, against loops over tasks in the same run.
 
-Run by hand: ``OMP_NUM_THREADS=1 python benchmarks/supervised_step.py``. Prints a Markdown table. The loop is what
-the per-task libraries do: clone the parameters, adapt one task after the other with ``torch.autograd.grad``, add up
-the losses. Times are CPU seconds of the process, medians, Adam's step included, data random and in memory.
+Run by hand: ``OMP_NUM_THREADS=1 python benchmarks/supervised_step.py``; it prints a table. The plain loop is what
+a careful user writes: adapt one task after the other with ``torch.autograd.grad``, add up the losses. learn2learn
+is measured where it is installed, or ``learn2learn/{algorithms/maml.py,algorithms/base_learner.py,utils}`` of its
+0.2.0 are on the Python path (its compiled data loaders, not used here, do not build on Python 3.11). Times are CPU
+seconds of the process, medians over rounds in which the contestants take turns, Adam's step included, data random
+and in memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +26,11 @@ from supervised.experiment import Experiment
 from supervised.meta_step import Learner, meta_gradient
 from supervised.presets import get_preset
 
+try:
+    from learn2learn.algorithms.maml import MAML  # type: ignore[import-not-found]
+except ImportError:
+    MAML = None
+
 
 class Loop:
     """The same architecture from ``torch.nn`` modules, one task at a time."""
@@ -29,7 +38,6 @@ class Loop:
     def __init__(self, preset: str, learner: Learner) -> None:
         self.learner, self.module = learner, _module(preset)
         self.params = dict(self.module.named_parameters())
-        self.regression = preset == "sinusoid"
         self.adam = torch.optim.Adam(self.params.values(), 1e-3)
 
     def step(self, episodes: Episodes) -> None:
@@ -54,11 +62,37 @@ class Loop:
         self.adam.step()
 
     def _loss(self, params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-        if not self.regression:
-            inputs = inputs.permute(0, 3, 1, 2)
-        outputs = functional_call(self.module, params, (inputs,))
-        loss = nn.functional.mse_loss if self.regression else nn.functional.cross_entropy
-        return loss(outputs, targets)
+        return _loss(functional_call(self.module, params, (_channels_first(inputs),)), targets)
+
+
+class Learn2Learn:
+    """The same with learn2learn's ``MAML``, as its examples use it."""
+
+    def __init__(self, preset: str, learner: Learner) -> None:
+        self.learner = learner
+        self.maml = MAML(_module(preset), lr=learner.inner_lr, first_order=learner.first_order)
+        self.adam = torch.optim.Adam(self.maml.parameters(), 1e-3)
+
+    def step(self, episodes: Episodes) -> None:
+        """One meta-update."""
+        self.adam.zero_grad()
+        for task in range(episodes.tasks):
+            support, query = ((part.inputs[task], part.targets[task]) for part in episodes)
+            clone = self.maml.clone()
+            for _ in range(self.learner.inner_steps):
+                clone.adapt(_loss(clone(_channels_first(support[0])), support[1]))
+            (_loss(clone(_channels_first(query[0])), query[1]) / episodes.tasks).backward()
+        self.adam.step()
+
+
+def _channels_first(inputs: Tensor) -> Tensor:
+    return inputs.permute(0, 3, 1, 2) if inputs.dim() == 4 else inputs
+
+
+def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    if targets.is_floating_point():
+        return nn.functional.mse_loss(outputs, targets)
+    return nn.functional.cross_entropy(outputs, targets)
 
 
 def _module(preset: str) -> nn.Module:
@@ -89,15 +123,16 @@ def batch(experiment: Experiment) -> Episodes:
     return Episodes(examples(config.shots), examples(config.query))
 
 
-def cpu_seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median CPU time of a call, after one for warming up."""
-    times = []
-    function()
-    for _ in range(repeats):
-        started = time.process_time()
-        function()
-        times.append(time.process_time() - started)
-    return float(np.median(times))
+def cpu_seconds(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median CPU time of a call of each, after one for warming up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, function in contestants.items():
+            started = time.process_time()
+            function()
+            if turn:
+                times[name].append(time.process_time() - started)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def update(learner: Learner, episodes: Episodes, chunk: int) -> Callable[[], None]:
@@ -120,22 +155,27 @@ def update(learner: Learner, episodes: Episodes, chunk: int) -> Callable[[], Non
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    print("| meta-iteration, CPU ms | plain loop | supervised | ratio | first order | of second |")
-    print("|---|---|---|---|---|---|")
-    for preset, repeats in (("sinusoid", 100), ("omniglot-5w1s", 7), ("miniimagenet-1shot", 3)):
+    names = ("plain loop", "learn2learn", "supervised", "first order")
+    ratios = ("loop / supervised", "learn2learn / supervised", "first / second order")
+    print("| meta-iteration, CPU ms | " + " | ".join([*names, *ratios]) + " |")
+    print("|---|" + "---|" * (len(names) + len(ratios)))
+    for preset, rounds in (("sinusoid", 100), ("omniglot-5w1s", 7), ("miniimagenet-1shot", 3)):
         experiment = Experiment(get_preset(preset))
         config, episodes = experiment.config, batch(experiment)
         learner = dataclasses.replace(experiment.learner, prepare=lambda inputs: inputs)
         chunk = config.tasks_per_chunk or config.meta_batch_size
-        loop_model = Loop(preset, learner)
-        loop = cpu_seconds(lambda m=loop_model, e=episodes: m.step(e), repeats)  # type: ignore[misc]
-        second = cpu_seconds(update(learner, episodes, chunk), repeats)
-        first = cpu_seconds(update(dataclasses.replace(learner, first_order=True), episodes, chunk), repeats)
-        print(
-            f"| {preset} | {1000 * loop:.1f} | {1000 * second:.1f} | {loop / second:.2f} | "
-            f"{1000 * first:.1f} | {first / second:.2f} |",
-            flush=True,
-        )
+        contestants: dict[str, Callable[[], None]] = {
+            "plain loop": partial(Loop(preset, learner).step, episodes),
+            "supervised": update(learner, episodes, chunk),
+            "first order": update(dataclasses.replace(learner, first_order=True), episodes, chunk),
+        }
+        if MAML is not None:
+            contestants["learn2learn"] = partial(Learn2Learn(preset, learner).step, episodes)
+        seconds = {name: float("nan") for name in names} | cpu_seconds(contestants, rounds)
+        second = seconds["supervised"]
+        cells = [f"{1000 * seconds[name]:.1f}" for name in names]
+        cells += [f"{seconds[name] / second:.2f}" for name in ("plain loop", "learn2learn", "first order")]
+        print(f"| {preset} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
