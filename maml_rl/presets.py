@@ -93,8 +93,8 @@ def half_cheetah_dir() -> MAMLConfig:
 def _ant(env: str) -> MAMLConfig:
     return _locomotion(env).training(
         # Code: 1 and 1e-5. The ant's 125 observations and their squares fit the noise of 20 episodes: with that
-        # ridge the baseline explains less of new episodes than their mean does, and two meta-gradients of the
-        # same policy have nothing in common (RESULTS.md).
+        # ridge the baseline of a policy explains less of its next episodes than their mean would, and ant
+        # direction is not learned (RESULTS.md).
         gae_lambda=0.95,
         baseline_ridge=100.0,
     )
