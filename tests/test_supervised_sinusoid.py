@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from supervised.config import Method
 from supervised.episodes import Purpose, stream
 from supervised.evaluation import STEP_SIZES, evaluate
 from supervised.experiment import Experiment
@@ -162,6 +163,12 @@ def test_penalties_pull_where_they_say() -> None:
     assert to_zero[1] < 0.2 * free[1]
     assert to_mean[0] < 0.2 * free[0]
     assert to_mean[1] > 2 * to_zero[1]
+
+
+@pytest.mark.parametrize("method", PENALTIES)
+def test_no_average_of_fewer_regressors_can_be_the_best_model(method: Method) -> None:
+    config = get_preset("sinusoid", method)
+    assert config.validate_every == config.iterations
 
 
 def test_regressor_averaging_resumes_exactly() -> None:
