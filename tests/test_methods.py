@@ -174,7 +174,7 @@ def test_every_method_is_trained_and_evaluated(runs: dict[str, Path]) -> None:
         assert len(result["mean"]) == steps + 1
         assert result["tasks"] == 40
         assert result["standard_tasks"]
-        first = {"pretrained": 0.05, "random": 0.5, "context-vector": 1.0}.get(method, 0.1)
+        first = {"pretrained": 0.05, "random": 0.5, "context-vector": 0.5}.get(method, 0.1)
         assert result["step_sizes"] == [first, first / 2, first / 2][:steps]
         if steps:
             assert result["returns"][0] != result["returns"][1]
