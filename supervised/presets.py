@@ -139,8 +139,8 @@ def _method_settings(config: ExperimentConfig, method: str) -> dict[str, Any]:
             "meta_lr": 0.005,
             "report_every": 1,
             "validate_every": 10,  # once, at the end: the best model has to be the average of all regressors
-            # Paper: as high as the performance allows. To zero, 0.01 raises the regressors' error from 0.007 to 0.03;
-            # to the mean, 0.03 keeps it near 0.02.
+            # Paper: as high as the performance allows. To zero, 0.01 raises the regressors' error from 0.007 to
+            # 0.03; to the mean, 0.03 keeps it near 0.02.
             "regularisation": {"multi-task-l2": 0.003, "multi-task-l2-mean": 0.03}.get(method, 0.0),
         }
     if method == "context-vector" and config.problem == "sinusoid":
