@@ -8,15 +8,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
@@ -25,6 +22,7 @@ from maml_rl.learner import NumpyParams
 from maml_rl.maml import MAML
 from maml_rl.methods import MethodName
 from maml_rl.policy_file import save_policy
+from maml_rl.progress import progress_display
 from maml_rl.run_directory import POLICY, RunDirectory, RunError
 
 # What the parameters of a run depend on. The number of runners and learners is not among them.
@@ -96,7 +94,10 @@ class TrainingRun:
                 self._restore(algo)
             elif self.start_from is not None:
                 algo.set_meta_params(self.start_from)
-            with interruptible() as interrupted, self._display(algo.iteration) as show:
+            with (
+                interruptible() as interrupted,
+                progress_display(self.console, self.iterations, algo.iteration, progress_line) as show,
+            ):
                 return self._loop(algo, interrupted, show)
         finally:
             algo.stop()
@@ -180,24 +181,6 @@ class TrainingRun:
         }
         save_policy(path, config.policy_spec(*algo.spaces["__env__"]), params, info)
 
-    @contextmanager
-    def _display(self, start: int) -> Iterator[Any]:
-        if not self.console.is_terminal:
-            yield lambda row: self.console.print(
-                progress_line(row, self.iterations), highlight=False, soft_wrap=True
-            )
-            return
-        columns = (
-            TextColumn("iteration"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[line]}"),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task("", total=self.iterations, completed=start, line="")
-            yield lambda row: progress.update(task, completed=row["iteration"], line=progress_line(row))
-
 
 def _recent_mean(returns: list[float]) -> float:
     """Mean of the last returns; -inf while one of them is missing from a refused update.
@@ -218,11 +201,10 @@ def progress_row(result: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def progress_line(row: dict[str, Any], iterations: int | None = None) -> str:
+def progress_line(row: dict[str, Any]) -> str:
     """The progress line: returns before and after adaptation, KL, seconds per phase."""
-    head = f"iteration {row['iteration']:.0f}/{iterations}: " if iterations else ""
     return (
-        f"{head}return {row['return_pre']:.2f} -> {row['return_post']:.2f}, KL {row['kl']:.4f}, "
+        f"return {row['return_pre']:.2f} -> {row['return_post']:.2f}, KL {row['kl']:.4f}, "
         f"seconds: rollouts {row['seconds_rollouts']:.2f}, adaptation {row['seconds_adaptation']:.2f}, "
         f"meta-update {row['seconds_meta_update']:.2f}"
     )

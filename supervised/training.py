@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from maml_rl.interruption import interruptible
 from maml_rl.meta_learner import Params
+from maml_rl.progress import progress_display
 from maml_rl.run_directory import RunDirectory, RunError
 from supervised.config import TrainingSettings
 from supervised.model_file import load, save
@@ -56,7 +54,12 @@ class TrainingRun:
         """
         if self.resume:
             self._restore()
-        with interruptible() as interrupted, self._display() as show:
+        with (
+            interruptible() as interrupted,
+            progress_display(
+                self.console, self.settings.iterations, self.trainer.iteration, progress_line
+            ) as show,
+        ):
             return self._loop(interrupted, show)
 
     def _loop(self, interrupted: threading.Event, show: Any) -> dict[str, float]:
@@ -152,27 +155,6 @@ class TrainingRun:
             f"interrupted after iteration {self.trainer.iteration} of {self.settings.iterations}{hint}",
             soft_wrap=True,
         )
-
-    @contextmanager
-    def _display(self) -> Iterator[Any]:
-        total = self.settings.iterations
-        if not self.console.is_terminal:
-            yield lambda row: self.console.print(
-                f"iteration {row['iteration']:.0f}/{total}: {progress_line(row)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-            return
-        columns = (
-            TextColumn("iteration"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[line]}"),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task("", total=total, completed=self.trainer.iteration, line="")
-            yield lambda row: progress.update(task, completed=row["iteration"], line=progress_line(row))
 
 
 def progress_line(row: dict[str, float]) -> str:

@@ -29,6 +29,7 @@ WITHOUT_RAY = (
     "interruption",
     "plots",
     "policy_file",
+    "progress",
     "rollout",
     "run_directory",
 )
