@@ -59,6 +59,7 @@ def train(
     device: Device = "cpu",
     output: Path | None = None,
     resume: Path | None = None,
+    start_from: Path | None = None,
     json: bool = False,
 ) -> None:
     """Meta-train on one of the paper's problems. Ctrl-C ends after the present iteration, with a checkpoint.
@@ -72,12 +73,15 @@ def train(
         device: where to compute.
         output: run directory; default: runs/PRESET-METHOD-DATE-TIME.
         resume: continue the run in this directory, bit for bit as if it had not stopped.
+        start_from: begin with the latest model of this run directory, of a network of the same shape.
         json: print the last row of progress.csv as JSON.
     """
     from supervised.training import TrainingRun
 
     given = {name: value for name, value in vars(fields).items() if value is not None}
     run = None
+    if resume is not None and start_from is not None:
+        raise ConfigError(f"start_from is {start_from}, but the run in {resume} is resumed: it has a model")
     if resume is not None:
         run = RunDirectory.open(resume)
         config, stored_data, preset = _resumed(run, preset, method, output, given)
@@ -87,10 +91,14 @@ def train(
     else:
         config = dataclasses.replace(get_preset(preset, method), **given)
     experiment = Experiment(config, _data(config, data))
-    trainer = experiment.trainer(_torch_device(device))
+    initial = None if start_from is None else load_model(RunDirectory.open(start_from), "latest")
+    trainer = experiment.trainer(_torch_device(device), None if initial is None else initial[0])
     if run is None:
         name = f"{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
-        run = RunDirectory.create(output or Path("runs") / name, describe(experiment, preset))
+        description = describe(experiment, preset)
+        if initial is not None:
+            description["start_from"] = {"path": str(start_from), "iteration": initial[1]["iteration"]}
+        run = RunDirectory.create(output or Path("runs") / name, description)
     started = time.monotonic()
     validate = experiment.problem.validate
     row = TrainingRun(trainer, validate, config, run, resume=resume is not None)()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maml_rl.meta_learner import Params
 from supervised.classifier import ClassificationSampler, validation_by_nearest_neighbour
 from supervised.config import MULTI_TASK, ConfigError, ExperimentConfig
 from supervised.episodes import Sampler
@@ -175,10 +176,19 @@ class Experiment:
             validate = validation_after_adaptation(self.learner, self.validation_sampler, config, steps)
         return Problem(self.learner, self.training_sampler, validate)
 
-    def trainer(self, device: torch.device) -> Trainer:
-        """A trainer at iteration 0."""
+    def trainer(self, device: torch.device, start_from: Params | None = None) -> Trainer:
+        """A trainer at iteration 0, with fresh meta-parameters or those to start from.
+
+        Raises:
+            ConfigError: the method does not train one set of meta-parameters.
+            ValueError: ``start_from`` is not of this network.
+        """
         config = self.config
         if config.method in MULTI_TASK:
+            if start_from is not None:
+                raise ConfigError(
+                    f"start_from is given, but {config.method} trains many regressors, each from fresh weights"
+                )
             return RegressorAveraging(
                 self.learner.network,
                 mean_squared_error,
@@ -186,4 +196,4 @@ class Experiment:
                 PENALTIES[config.method],
                 config.regularisation,
             )
-        return MetaTrainer(self.problem.learner, self.problem.train, config, device)
+        return MetaTrainer(self.problem.learner, self.problem.train, config, device, start_from)

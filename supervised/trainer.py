@@ -54,17 +54,30 @@ class Trainer(Protocol):
 
 
 class MetaTrainer:
-    """Trains a learner's meta-parameters on the tasks of a sampler."""
+    """Trains a learner's meta-parameters on the tasks of a sampler.
+
+    Args:
+        start_from: meta-parameters to begin with instead of fresh ones.
+
+    Raises:
+        ValueError: ``start_from`` does not fit the learner.
+    """
 
     def __init__(
-        self, learner: Learner, sampler: Sampler, settings: TrainingSettings, device: torch.device
+        self,
+        learner: Learner,
+        sampler: Sampler,
+        settings: TrainingSettings,
+        device: torch.device,
+        start_from: Params | None = None,
     ) -> None:
         self.learner, self.sampler, self.settings, self.device = learner, sampler, settings, device
-        initial = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
-        self._params = {
-            name: value.to(device).requires_grad_()
-            for name, value in with_step_sizes(learner, initial).items()
-        }
+        fresh = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
+        initial = with_step_sizes(learner, fresh)
+        if start_from is not None:
+            _check_shapes(initial, start_from)
+            initial = start_from
+        self._params = {name: value.to(device, copy=True).requires_grad_() for name, value in initial.items()}
         self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
         self.iteration = 0
 
@@ -117,10 +130,8 @@ class MetaTrainer:
         return state
 
     def load(self, state: dict[str, Tensor], iteration: int) -> None:
-        expected = {name: value.shape for name, value in self._params.items()}
-        found = {k.removeprefix("params/"): v.shape for k, v in state.items() if k.startswith("params/")}
-        if expected != found:
-            raise ValueError(f"the stored parameters {found} do not fit the network's {expected}")
+        stored = {k.removeprefix("params/"): v for k, v in state.items() if k.startswith("params/")}
+        _check_shapes(self._params, stored)
         with torch.no_grad():
             for name, value in self._params.items():
                 value.copy_(state[f"params/{name}"])
@@ -130,3 +141,9 @@ class MetaTrainer:
                     if f"adam/{key}/{name}" in state
                 }
         self.iteration = iteration
+
+
+def _check_shapes(expected: Params, stored: Params) -> None:
+    found, wanted = ({name: tuple(v.shape) for name, v in params.items()} for params in (stored, expected))
+    if found != wanted:
+        raise ValueError(f"the stored parameters {found} do not fit the network's {wanted}")

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from supervised_helpers import write_miniimagenet, write_omniglot
 
-from supervised.cli import main
+from maml_rl.run_directory import RunDirectory
+from supervised.cli import load_model, main
 
 TINY = [
     *("--iterations", "4", "--meta-batch-size", "3", "--report-every", "2", "--validate-every", "2"),
@@ -129,6 +131,17 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert latest == f"iteration_{done + 3:06d}"
 
 
+def test_start_from_a_trained_model(sinusoid: Path, tmp_path: Path) -> None:
+    arguments = ("--start-from", sinusoid, "--shots", 3, "--meta-lr", 1e-12, "--output", tmp_path / "run")
+    assert run_cli("train", "sinusoid", *TINY, *arguments) == 0
+    begun, _ = load_model(RunDirectory.open(tmp_path / "run"), "latest")
+    trained, info = load_model(RunDirectory.open(sinusoid), "latest")
+    for name, value in trained.items():
+        torch.testing.assert_close(begun[name], value, msg=name)
+    description = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert description["start_from"] == {"path": str(sinusoid), "iteration": info["iteration"]}
+
+
 def test_wrong_input_is_named(
     sinusoid: Path, tmp_path: Path, omniglot: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +164,17 @@ def test_wrong_input_is_named(
         ("train", "sinusoid", "--device", "cuda"): "device is 'cuda', but torch finds no GPU",
         ("train", "--resume", tmp_path): "is not a run",
         ("train", "--resume", sinusoid, "--shots", "3"): "shots is 3, but the run in",
+        ("train", "--resume", sinusoid, "--start-from", sinusoid): "is resumed: it has a model",
+        ("train", "sinusoid", "--start-from", tmp_path): "is not a run",
+        ("train", "sinusoid", "--start-from", sinusoid, "--hidden-sizes", "7"): "do not fit the network's",
+        (
+            "train",
+            "sinusoid",
+            "--method",
+            "multi-task",
+            "--start-from",
+            sinusoid,
+        ): "multi-task trains many regressors",
         ("evaluate", sinusoid, "--episodes", "0"): "episodes is 0",
         ("compare",): "runs is empty",
         ("tune", "sinusoid", "nothing=1,2"): "search names the field 'nothing'",
