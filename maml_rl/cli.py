@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from maml_rl.cli_results import evaluate, plot, print_json, report, tune, video
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
 from maml_rl.envs import make_task_env
-from maml_rl.methods import MethodName, configure
+from maml_rl.methods import GUIDED, MethodName, configure
 from maml_rl.presets import EXPERIMENTS, get_experiment
 from maml_rl.resources import check_resources
 
@@ -69,7 +69,7 @@ def train(
     Args:
         preset: the experiment to run, or module:Class for an environment of your own; not needed with
             --resume.
-        method: maml (default), or a baseline of the paper.
+        method: maml (default), a baseline of the paper, or guided, which imitates an --expert.
         env_config: further arguments of the environment, as NAME VALUE pairs.
         num_env_runners: rollout worker processes; 0 collects in this process. Default: one per core of the
             machine, at most 8.
@@ -83,6 +83,7 @@ def train(
         address: Ray cluster to connect to; default: RAY_ADDRESS, else a local Ray.
         json: print the last iteration's metrics as JSON.
     """
+    from maml_rl.guidance import load_expert
     from maml_rl.run_directory import RunDirectory
     from maml_rl.training import TrainingRun, describe, start_ray
 
@@ -113,10 +114,16 @@ def train(
             f"iterations is {total}, checkpoint_every is {checkpoint_every}; "
             f"they must be at least {least} and 1"
         )
+    if (method == GUIDED) != (config.expert is not None):
+        raise ValueError(
+            f"expert is {config.expert!r}, but method is {method!r}; {GUIDED} and no other method takes one, "
+            "the run directory or policy file of --method oracle"
+        )
     config.validate()
-    make_task_env(
-        config.env, 1, config.horizon, dict(config.env_config)
-    ).close()  # says what is wrong with it
+    env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))  # says what is wrong with it
+    if config.expert is not None:
+        load_expert(Path(config.expert), env)  # so does this
+    env.close()
     if run is not None and output is not None:
         raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
     if run is not None and start_from is not None:
@@ -168,9 +175,9 @@ def _stored_config(
 def _initial_policy(config: MAMLConfig, source: Path) -> PolicyFile:
     """The policy to begin with; it must be of the shape that ``config`` trains on its environment."""
     from maml_rl.policy_file import PolicyFileError, load_policy
-    from maml_rl.run_directory import RunDirectory
+    from maml_rl.run_directory import policy_file_in
 
-    path = source if source.suffix == ".safetensors" else RunDirectory.open(source).policy_path("best")
+    path = policy_file_in(source)
     policy = load_policy(path)
     env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))
     spec = config.policy_spec(env.single_observation_space, env.single_action_space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import gymnasium
@@ -69,6 +70,7 @@ class MAMLConfig(AlgorithmConfig):
         self.context_size: int = 0
         self.learn_inner_lr: bool = False
         self.first_order: bool = False
+        self.expert: str | None = None
         self.meta_batch_size: int = 20
         self.episodes_per_task: int = 20
         self.horizon: int = 100
@@ -102,6 +104,7 @@ class MAMLConfig(AlgorithmConfig):
         context_size: int = NotProvided,
         learn_inner_lr: bool = NotProvided,
         first_order: bool = NotProvided,
+        expert: str = NotProvided,
         meta_batch_size: int = NotProvided,
         episodes_per_task: int = NotProvided,
         horizon: int = NotProvided,
@@ -133,6 +136,8 @@ class MAMLConfig(AlgorithmConfig):
                 adapts the whole policy.
             learn_inner_lr: meta-learn one step size per parameter (Li et al. 2017, Meta-SGD).
             first_order: drop second derivatives through the inner step (Finn et al. 2017, sec. 5.2).
+            expert: run directory or policy file of an oracle to imitate, instead of maximising the return
+                (Mendonca et al. 2019).
             meta_batch_size: tasks per meta-update; independent of the number of env runners.
             episodes_per_task: episodes K per task and phase.
             horizon: steps H after which an episode is cut.
@@ -174,6 +179,8 @@ class MAMLConfig(AlgorithmConfig):
             if not accepts(value):
                 raise ValueError(f"{name} is {value!r}; it must be {allowed}")
         self.inner_lr = float(self.inner_lr)  # an integer is a number too
+        if self.expert:
+            self.expert = str(Path(self.expert).absolute())  # Ray Tune's trials run in folders of their own
         self._reject_contradictions()
         if self.num_learners > 1:
             raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
@@ -183,7 +190,7 @@ class MAMLConfig(AlgorithmConfig):
         super().validate()
 
     def _reject_contradictions(self) -> None:
-        for name in ("first_order", "learn_inner_lr", "context_size"):
+        for name in ("first_order", "learn_inner_lr", "context_size", "expert"):
             if self.inner_steps == 0 and getattr(self, name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
@@ -285,6 +292,7 @@ _RULES: dict[str, _Rule] = {
     "context_size": _COUNT_OR_ZERO,
     "learn_inner_lr": _BOOL,
     "first_order": _BOOL,
+    "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
     "meta_batch_size": _COUNT,
     "episodes_per_task": _COUNT,
     "horizon": _COUNT,

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from maml_rl.batch import Samples
-from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
+from maml_rl.losses import OuterLoss, mean_kl, policy_gradient_loss, surrogate_and_kl
 from maml_rl.meta_learner import Params
 from maml_rl.policy import Gaussian, GaussianMLP, append_context
 
@@ -249,6 +249,7 @@ class ChunkCurvature:
         pre: the samples of each inner step.
         inner_lr: the fixed step size, one or one per block, or None when ``meta`` holds learned ones.
         first_order: treat the inner gradient as a constant, so that ``J = I`` (for a fixed step size).
+        outer_loss: what ``loss_gradient`` is the gradient of.
     """
 
     def __init__(
@@ -261,8 +262,10 @@ class ChunkCurvature:
         scratch: Scratch,
         *,
         first_order: bool,
+        outer_loss: OuterLoss = surrogate_and_kl,
     ) -> None:
         self._spec, self._meta, self._scratch = spec, meta, scratch
+        self._outer_loss = outer_loss
         self._inner_lr, self._first_order = inner_lr, first_order
         self._blocks = len(spec.shapes)
         self._pre, self._post = pre, post
@@ -271,7 +274,7 @@ class ChunkCurvature:
         self._old = self._network.outputs
         with torch.enable_grad():
             self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
-            _, kl = surrogate_and_kl(self._outputs, self._old, post)
+            kl = mean_kl(self._old, self._outputs, post)
             self._kl_cotangents = torch.autograd.grad(kl.sum(), self._outputs, create_graph=True)
 
     def _adapt(self, meta: Blocks, *, keep: bool) -> tuple[list[InnerStep], Blocks]:
@@ -295,12 +298,12 @@ class ChunkCurvature:
             w = w if self._first_order else step.vjp(w)
         return [*(x.sum(0) for x in w), *lr_gradient]
 
-    def surrogate_gradient(self) -> Blocks:
-        """Gradient of the sum over tasks of the surrogate loss."""
+    def loss_gradient(self) -> Blocks:
+        """Gradient of the sum over tasks of the outer loss."""
         with torch.enable_grad():
             outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
-            surrogate, _ = surrogate_and_kl(outputs, self._old, self._post)
-            cotangents = torch.autograd.grad(surrogate.sum(), outputs)
+            loss, _ = self._outer_loss(outputs, self._old, self._post)
+            cotangents = torch.autograd.grad(loss.sum(), outputs)
         return self.pull_back(self._network.vjp(Gaussian(*cotangents)))
 
     def _push_forward(self, v: Blocks) -> Blocks:
@@ -336,6 +339,6 @@ class ChunkCurvature:
         network = Network(self._spec, displaced, self._post.observations, self._scratch, keep=False)
         with torch.enable_grad():
             outputs = Gaussian(*(x.detach().requires_grad_() for x in network.outputs))
-            _, kl = surrogate_and_kl(outputs, self._old, self._post)
+            kl = mean_kl(self._old, outputs, self._post)
             cotangents = torch.autograd.grad(kl.sum(), outputs)
         return network.vjp(Gaussian(*cotangents))

@@ -14,6 +14,8 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 
 from maml_rl.batch import Samples, Trajectories, make_samples, pool
 from maml_rl.env_runner import Block
+from maml_rl.guidance import Expert
+from maml_rl.losses import OuterLoss, surrogate_and_kl
 from maml_rl.meta_update import adapt_in_chunks, meta_update
 from maml_rl.parallel import threads_over_chunks
 from maml_rl.policy import Params
@@ -36,6 +38,7 @@ class MAMLLearner(TorchLearner):
         seed = stream(self.config.seed, Phase.INIT).generate_state(1)[0]
         self._rl_module.set_meta_params(self._rl_module.spec.init_params(int(seed)))
         self._pre: list[Samples] = []
+        self._expert: Expert | None = None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """None: the trust-region step has no optimiser state."""
@@ -59,6 +62,10 @@ class MAMLLearner(TorchLearner):
         """Go on from other meta-parameters."""
         self._rl_module.set_meta_params({name: torch.from_numpy(value) for name, value in params.items()})
         self._weights_seq_no += 1
+
+    def set_expert(self, expert: Expert) -> None:
+        """From now on the outer loss is imitation of ``expert``."""
+        self._expert = expert
 
     def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, dict[str, float]]:
         """Lines 6-7: every task's parameters after the inner steps so far.
@@ -86,8 +93,13 @@ class MAMLLearner(TorchLearner):
         _check_finite("adapted parameters", adapted)
         return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
 
-    def meta_update(self, blocks: Sequence[Block]) -> dict[str, float]:
+    def meta_update(
+        self, blocks: Sequence[Block], task_features: np.ndarray | None = None
+    ) -> dict[str, float]:
         """Line 10: one trust-region step of theta; returns its metrics.
+
+        Args:
+            task_features: ``[tasks, features]``, for the expert if there is one.
 
         Raises:
             NonFiniteError: as in ``adapt``, or the gradient is not finite. theta stays as it was.
@@ -95,6 +107,10 @@ class MAMLLearner(TorchLearner):
         started = time.perf_counter()
         module = self._rl_module
         post = self._samples(blocks)
+        outer_loss: OuterLoss = surrogate_and_kl
+        if self._expert is not None:
+            assert task_features is not None, "the expert has to be told the tasks"
+            post, outer_loss = self._expert.show(post, task_features), self._expert.outer_loss
         with threads_over_chunks() as parallel_map:
             params, step = meta_update(
                 module.spec,
@@ -103,6 +119,7 @@ class MAMLLearner(TorchLearner):
                 post,
                 self.config.meta_update_settings(),
                 parallel_map,
+                outer_loss,
             )
         if not np.isfinite(step.gradient_norm):
             raise NonFiniteError("the meta-gradient is not finite")

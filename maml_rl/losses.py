@@ -1,6 +1,9 @@
-"""The inner policy-gradient loss, and the outer surrogate and KL from one function."""
+"""The inner policy-gradient loss, and each outer loss with the KL from one function."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,15 +11,17 @@ from torch import Tensor
 from maml_rl.batch import Samples
 from maml_rl.policy import Gaussian
 
+LossAndKL: TypeAlias = tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]
+OuterLoss: TypeAlias = Callable[[Gaussian, Gaussian, Samples], LossAndKL]
+"""``(policy, old policy, post-adaptation samples) -> (loss, mean KL(old || new))`` of each task."""
+
 
 def policy_gradient_loss(policy: Gaussian, samples: Samples) -> Float[Tensor, " tasks"]:
     """-mean(log pi(a|s) A) of each task: REINFORCE with a baseline (Finn et al. 2017, eq. 4 and sec. 5.3)."""
     return -(policy.log_prob(samples.actions) * samples.advantages * samples.weights).sum(-1)
 
 
-def surrogate_and_kl(
-    policy: Gaussian, old_policy: Gaussian, samples: Samples
-) -> tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]:
+def surrogate_and_kl(policy: Gaussian, old_policy: Gaussian, samples: Samples) -> LossAndKL:
     """-mean(pi / pi_old A) and mean KL(old || new) of each task on its post-adaptation samples.
 
     The single definition of both: the gradient, the curvature and the line search all use it
@@ -24,5 +29,23 @@ def surrogate_and_kl(
     """
     ratio = (policy.log_prob(samples.actions) - old_policy.log_prob(samples.actions)).exp()
     surrogate = -(ratio * samples.advantages * samples.weights).sum(-1)
-    kl = (old_policy.kl(policy) * samples.weights).sum(-1)
-    return surrogate, kl
+    return surrogate, mean_kl(old_policy, policy, samples)
+
+
+def imitation_and_kl(expert_log_std: Float[Tensor, " actions"]) -> OuterLoss:
+    """The outer loss mean KL(expert || pi), for samples whose ``actions`` are the expert's means.
+
+    In place of the surrogate, for an expert whose distribution is known: see ``guidance.py``.
+    """
+
+    def loss_and_kl(policy: Gaussian, old_policy: Gaussian, samples: Samples) -> LossAndKL:
+        expert = Gaussian(samples.actions, expert_log_std.expand_as(policy.log_std))
+        loss = (expert.kl(policy) * samples.weights).sum(-1)
+        return loss, mean_kl(old_policy, policy, samples)
+
+    return loss_and_kl
+
+
+def mean_kl(old_policy: Gaussian, policy: Gaussian, samples: Samples) -> Float[Tensor, " tasks"]:
+    """Mean KL(old || new) of each task over its samples."""
+    return (old_policy.kl(policy) * samples.weights).sum(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ray.tune.registry import register_trainable
 from maml_rl.config import MAMLConfig
 from maml_rl.env_runner import Block, RolloutSummary, collect, sampling_phase
 from maml_rl.envs import make_task_env
+from maml_rl.guidance import load_expert
 from maml_rl.learner import NonFiniteError, NumpyParams
 from maml_rl.resources import check_resources
 from maml_rl.rollout import Phase
@@ -43,9 +45,13 @@ class MAML(Algorithm):
     def setup(self, config: MAMLConfig) -> None:
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
-        make_task_env(self.config.env, 1, self.config.horizon, dict(self.config.env_config)).close()
+        env = make_task_env(self.config.env, 1, self.config.horizon, dict(self.config.env_config))
+        expert = load_expert(Path(self.config.expert), env) if self.config.expert else None
+        env.close()
         self._refusals = 0
         super().setup(config)
+        if expert is not None:
+            self._on_learner("set_expert", expert=expert)
 
     def training_step(self) -> None:
         """One meta-update; run again from its start if trajectories were lost together with their node."""
@@ -65,7 +71,7 @@ class MAML(Algorithm):
                 trajectories = self._collect(tasks, params, inner_step)  # line 5
                 params = self._adapt(trajectories, inner_step)  # lines 6-7
             trajectories = self._collect(tasks, params, self.config.inner_steps)  # line 8
-            self._meta_update(trajectories)  # line 10
+            self._meta_update(trajectories, tasks)  # line 10
             self._refusals = 0
         except NonFiniteError as error:
             self._refuse(error, tasks)
@@ -113,8 +119,12 @@ class MAML(Algorithm):
         self._log_seconds(timings)
         return params
 
-    def _meta_update(self, trajectories: list[Block]) -> None:
-        metrics = self._on_learner("meta_update", blocks=trajectories)
+    def _meta_update(self, trajectories: list[Block], tasks: np.ndarray) -> None:
+        features = None
+        if self.config.expert:
+            env = self.env_runner_group.local_env_runner.env
+            features = np.stack([env.task_features(task) for task in tasks])
+        metrics = self._on_learner("meta_update", blocks=trajectories, task_features=features)
         self._log_seconds({"meta_update": metrics.pop("meta_update")})
         for name, value in metrics.items():
             self._log(name, value)

@@ -1,6 +1,6 @@
 """Line 10 of Algorithm 3: the meta-objective, its gradient and curvature, and one trust-region step.
 
-The objective re-adapts from the trial parameters on the stored pre-adaptation data and measures surrogate and
+The objective re-adapts from the trial parameters on the stored pre-adaptation data and measures outer loss and
 KL on the post-adaptation data. Everything here is a function of parameters and samples; Ray is not known.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from maml_rl.batch import Samples
 from maml_rl.curvature import Blocks, ChunkCurvature, Scratch, from_blocks, to_blocks
-from maml_rl.losses import policy_gradient_loss, surrogate_and_kl
+from maml_rl.losses import OuterLoss, policy_gradient_loss, surrogate_and_kl
 from maml_rl.meta_learner import InnerLR, LossFn, Params, adapt, stack_params
 from maml_rl.parallel import Map
 from maml_rl.policy import CONTEXT, Gaussian, GaussianMLP
@@ -110,12 +110,13 @@ def adapt_in_chunks(
 
 
 class MetaObjective:
-    """Mean over tasks of the surrogate loss and of the KL to the policies adapted from ``meta_params``.
+    """Mean over tasks of the outer loss and of the KL to the policies adapted from ``meta_params``.
 
     Args:
         pre: the samples each inner step adapts on, in order.
         post: the samples drawn with the adapted policies.
         parallel_map: how chunks of tasks are mapped: see ``parallel.py``.
+        outer_loss: of the adapted policies on ``post``.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class MetaObjective:
         post: Samples,
         settings: MetaUpdateSettings,
         parallel_map: Map = map,
+        outer_loss: OuterLoss = surrogate_and_kl,
     ) -> None:
+        self._outer_loss = outer_loss
         self._spec, self._settings, self._tasks = spec, settings, len(post.weights)
         self._map = parallel_map
         self._learns_inner_lr = any(name.startswith(INNER_LR) for name in meta_params)
@@ -176,14 +179,14 @@ class MetaObjective:
             return self._spec(adapted, chunk.post.observations)
 
     def loss_and_kl(self, vector: Float[Tensor, " params"]) -> tuple[float, float]:
-        """Surrogate loss and KL at the meta-parameters ``vector``, means over tasks."""
+        """Outer loss and KL at the meta-parameters ``vector``, means over tasks."""
         new = self._map(partial(self._adapted_policy, self.meta_params(vector)), self._chunks)
         return self._mean_loss_and_kl(zip(self._chunks, new, self._old, strict=True))
 
     def _mean_loss_and_kl(self, chunks: Iterable[tuple[Chunk, Gaussian, Gaussian]]) -> tuple[float, float]:
         sums = []
         for chunk, policy, old in chunks:
-            loss, kl = surrogate_and_kl(policy, old, chunk.post)
+            loss, kl = self._outer_loss(policy, old, chunk.post)
             sums.append(torch.stack([loss.sum(), kl.sum()]))
         loss, kl = (torch.stack(sums).sum(0) / self._tasks).tolist()
         return loss, kl
@@ -193,7 +196,7 @@ class MetaObjective:
         settings, scratch = self._settings, Scratch()
         curvature_of = partial(self._curvature, scratch)
         curvatures = list(self._map(curvature_of, self._chunks))
-        gradient = self._mean(self._map(ChunkCurvature.surrogate_gradient, curvatures))
+        gradient = self._mean(self._map(ChunkCurvature.loss_gradient, curvatures))
         if settings.curvature_fraction < 1:
             # The old policies are adapted from the same thinned samples: only then is the KL's gradient zero
             # at the centre, which both kinds of product rely on.
@@ -224,6 +227,7 @@ class MetaObjective:
             None if self._learns_inner_lr else self._fixed_inner_lr,
             scratch,
             first_order=self._settings.first_order,
+            outer_loss=self._outer_loss,
         )
 
 
@@ -243,6 +247,7 @@ def meta_update(
     post: Samples,
     settings: MetaUpdateSettings,
     parallel_map: Map = map,
+    outer_loss: OuterLoss = surrogate_and_kl,
 ) -> tuple[Params, StepResult]:
     """One TRPO step on the meta-objective (Finn et al. 2017, Algorithm 3, line 10).
 
@@ -250,11 +255,12 @@ def meta_update(
         meta_params: theta, and the learned step sizes if any (not stacked over tasks).
         pre: the samples each inner step adapts on, in order; none of them is plain TRPO on ``post``.
         post: the samples drawn with the adapted policies.
+        outer_loss: the surrogate of Algorithm 3, or imitation of an expert.
 
     Returns:
         The new meta-parameters and what the step did; they are the old ones when it was not accepted.
     """
-    objective = MetaObjective(spec, meta_params, pre, post, settings, parallel_map)
+    objective = MetaObjective(spec, meta_params, pre, post, settings, parallel_map, outer_loss)
     gradient, product = objective.linearize()
     result = trust_region_step(
         objective.start,

@@ -210,6 +210,15 @@ class RunDirectory:
         return policy
 
 
+def policy_file_in(source: Path) -> Path:
+    """A ``*.safetensors`` file itself, or the best policy of a run directory.
+
+    Raises:
+        RunError: ``source`` is a directory without one.
+    """
+    return source if source.suffix == ".safetensors" else RunDirectory.open(source).policy_path("best")
+
+
 def check_output(output: Path, suffixes: Sequence[str]) -> None:
     """Refuse a file to be written whose suffix is not among ``suffixes``, or whose folder does not exist.
 
