@@ -296,7 +296,7 @@ def test_gradient_and_exact_product_are_those_of_double_backward(
 ) -> None:
     case = Case(spec, steps=steps, learned=learned, first_order=first_order)
     gradient, product = case.reference()
-    assert relative_error(case.curvature.surrogate_gradient(), gradient) < EXACT
+    assert relative_error(case.curvature.loss_gradient(), gradient) < EXACT
     assert relative_error(case.curvature.exact_product(case.blocks(case.direction)), product) < EXACT
 
 
@@ -308,7 +308,7 @@ def test_exact_product_where_a_standard_deviation_is_clamped() -> None:
         spec, case.blocks(case.meta_params), case.pre, case.post, INNER_LR, Scratch(), first_order=False
     )
     gradient, product = case.reference()
-    assert relative_error(case.curvature.surrogate_gradient(), gradient) < EXACT
+    assert relative_error(case.curvature.loss_gradient(), gradient) < EXACT
     assert relative_error(case.curvature.exact_product(case.blocks(case.direction)), product) < EXACT
 
 
@@ -316,7 +316,7 @@ def test_second_order_terms_matter() -> None:
     # Negative control: were they missing, first and second order would agree.
     first, second = (Case(small_spec(), first_order=first_order) for first_order in (True, False))
     v = second.blocks(second.direction)
-    assert relative_error(first.curvature.surrogate_gradient(), second.curvature.surrogate_gradient()) > 0.05
+    assert relative_error(first.curvature.loss_gradient(), second.curvature.loss_gradient()) > 0.05
     assert relative_error(first.curvature.exact_product(v), second.curvature.exact_product(v)) > 0.05
 
 
@@ -369,10 +369,10 @@ def test_results_are_sums_over_tasks() -> None:
         alone = ChunkCurvature(
             case.spec, case.blocks(case.meta_params), pre, post, INNER_LR, Scratch(), first_order=False
         )
-        gradients.append(alone.surrogate_gradient())
+        gradients.append(alone.loss_gradient())
         products.append(alone.exact_product(v))
     for parts, whole in (
-        (gradients, case.curvature.surrogate_gradient()),
+        (gradients, case.curvature.loss_gradient()),
         (products, case.curvature.exact_product(v)),
     ):
         assert relative_error([sum(x) for x in zip(*parts, strict=True)], whole) < EXACT  # type: ignore[misc]
@@ -388,11 +388,11 @@ def test_chunks_may_share_work_arrays() -> None:
         ChunkCurvature(spec, meta, pre, post, INNER_LR, scratch, first_order=False)
         for pre, post in ((case.pre, case.post), ([noise] * 2, noise.tasks(0, 3)))
     )
-    other.surrogate_gradient()
+    other.loss_gradient()
     other.finite_difference_product(v, 1e-3)
     expected = case.curvature.exact_product(v)
     assert relative_error(shared.exact_product(v), expected) == 0
-    assert relative_error(shared.surrogate_gradient(), case.curvature.surrogate_gradient()) == 0
+    assert relative_error(shared.loss_gradient(), case.curvature.loss_gradient()) == 0
 
 
 def test_pre_and_post_samples_may_have_the_same_shape() -> None:
@@ -444,7 +444,7 @@ def products_on_real_data(activation: str, seed: int, dtype: torch.dtype) -> tup
     curvature = ChunkCurvature(
         spec, meta, [to_dtype(pre, dtype)], to_dtype(post, dtype), 0.1, Scratch(), first_order=False
     )
-    v = curvature.surrogate_gradient()
+    v = curvature.loss_gradient()
     step = MetaUpdateSettings(inner_lr=0.1).hvp_step / float(flat(v).norm())
     return flat(curvature.finite_difference_product(v, step)), flat(curvature.exact_product(v))
 
