@@ -9,7 +9,7 @@ import numpy as np
 
 from maml_rl.envs import TaskVectorEnv, make_task_env
 from maml_rl.evaluation import Protocol, Tasks
-from maml_rl.methods import METHODS
+from maml_rl.methods import GUIDED, METHODS
 from maml_rl.policy_file import PolicyFile
 from maml_rl.presets import Return, get_experiment
 from maml_rl.rollout import Phase, stream
@@ -81,8 +81,11 @@ class HeldOut:
 
     @property
     def papers_row(self) -> tuple[Return, ...]:
-        """The paper's returns of the same method on the same tasks, if there are any."""
-        return self._experiment.paper.get(self.info["method"], ()) if self._has_standard_tasks else ()
+        """The paper's returns of the same method on the same tasks, if there are any; of MAML if guided."""
+        if not self._has_standard_tasks:
+            return ()
+        method = "maml" if self.info["method"] == GUIDED else self.info["method"]
+        return self._experiment.paper.get(method, ())
 
     def description(self) -> dict[str, Any]:
         """What was measured and how: goes into ``adaptation.json``."""

@@ -183,7 +183,9 @@ def test_a_guided_run_on_disk_is_adapted_like_any_other(
     )
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), "--num-workers", "0", "--episodes", "2"]) == 0
-    assert "guided, iteration" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "guided, iteration" in out
+    assert "| Finn et al. 2017 | -40.41" in out  # MAML's row
 
 
 def test_the_learner_of_a_trial_finds_the_expert_from_any_folder(expert_file: Path) -> None:
