@@ -159,6 +159,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str,
             size = ["--meta-batch-size", "4", "--episodes-per-task", "3"]
             iterations = "0" if method == "random" else "2"
             arguments = ["--method", method, "--iterations", iterations, "--output", str(path)]
+            if method == "guided":
+                arguments += ["--expert", str(found["oracle"])]
             assert main(["train", "point-nav", *TINY, *size, *arguments]) == 0
             evaluation = ["--episodes", "3", "--num-workers", "0"]
             assert main(["evaluate", str(path), *evaluation]) == 0
