@@ -184,6 +184,8 @@ def _initial_policy(config: MAMLConfig, source: Path) -> PolicyFile:
     env.close()
     if policy.spec.shapes != spec.shapes or policy.spec.activation != spec.activation:
         raise PolicyFileError(f"start_from: {path} holds {policy.spec}, but this run trains {spec}")
+    if set(policy.params) != set(spec.shapes) and not config.learn_inner_lr:
+        raise PolicyFileError(f"start_from: {path} holds learned step sizes; it needs --learn-inner-lr True")
     return policy
 
 

@@ -251,6 +251,11 @@ def test_start_from_a_trained_policy(
     assert "observation_size=4" in capsys.readouterr().err
     assert main([*command, "--start-from", str(tmp_path / "none.safetensors")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    learned = tmp_path / "learned"
+    assert main([*command, "--learn-inner-lr", "True", "--output", str(learned)]) == 0
+    capsys.readouterr()
+    assert main([*command, "--start-from", str(learned), "--output", str(tmp_path / "y")]) == 2
+    assert "holds learned step sizes; it needs --learn-inner-lr True" in capsys.readouterr().err
     assert main(["train", "--resume", str(begun), "--start-from", str(runs["maml"])]) == 2
     assert "is resumed: it has a policy" in capsys.readouterr().err
 
