@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import gymnasium
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
@@ -15,22 +15,21 @@ from maml_rl.env_runner import MAMLEnvRunner
 from maml_rl.envs import check_env_name
 from maml_rl.meta_update import HVPS, MetaUpdateSettings
 from maml_rl.policy import ACTIVATIONS, GaussianMLP
+from maml_rl.ppo import PPOSettings
 from maml_rl.trpo import LineSearch
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
 
 HVP = Literal["finite_difference", "exact"]
+OuterUpdate = Literal["trpo", "ppo"]
 Activation = Literal["relu", "tanh"]
 
 # Settings every RLlib config has but MAML has no use for: setting one would change nothing, so it is an error.
 _UNUSED = {
-    "lr": "the meta-update is a trust-region step (max_kl); the inner step size is inner_lr",
     "grad_clip": "the meta-update is a trust-region step (max_kl)",
     "_train_batch_size_per_learner": "a batch is meta_batch_size x episodes_per_task episodes",
     "train_batch_size": "a batch is meta_batch_size x episodes_per_task episodes",
-    "num_epochs": "each batch is used for one trust-region step",
-    "minibatch_size": "each batch is used as a whole",
     "num_envs_per_env_runner": "a runner holds episodes_per_task episodes of one task",
     "rollout_fragment_length": "a runner always collects whole episodes",
     "batch_mode": "a runner always collects whole episodes",
@@ -48,10 +47,13 @@ _UNUSED = {
     "torch_compile_learner": "the learner's products are written out and not compiled",
     "policies_to_train": "there is one policy",
 }
+_PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param")
 
 
 class MAMLConfig(AlgorithmConfig):
     """Configuration of MAML with a TRPO meta-update (Finn et al. 2017, Algorithm 3).
+
+    A policy without inner steps may be trained with PPO instead: ``outer_update``.
 
     Example::
 
@@ -71,12 +73,14 @@ class MAMLConfig(AlgorithmConfig):
         self.learn_inner_lr: bool = False
         self.first_order: bool = False
         self.expert: str | None = None
+        self.expert_std_scale: float = 1.0
         self.meta_batch_size: int = 20
         self.episodes_per_task: int = 20
         self.horizon: int = 100
         self.gamma: float = 0.99  # code
         self.gae_lambda: float = 1.0  # code
         self.baseline_ridge: float = 1e-5  # code
+        self.outer_update: OuterUpdate = "trpo"
         self.max_kl: float = 0.01  # code
         self.hvp: HVP = "finite_difference"  # sec. 5.3
         self.hvp_step: float = 0.005  # measured against the exact product: see the README
@@ -86,11 +90,15 @@ class MAMLConfig(AlgorithmConfig):
         self.cg_damping: float = 1e-5  # code
         self.line_search_steps: int = 15  # code
         self.line_search_ratio: float = 0.8  # code
+        self.clip_param: float = 0.2  # Schulman et al. 2017
         self.hidden_sizes: tuple[int, ...] = (100, 100)
         self.activation: Activation = "relu"
         self.initial_std: float = 1.0  # code
         self.min_std: float = 1e-6  # code
-        # RLlib's own fields with other defaults.
+        # RLlib's own fields with other defaults. Those of PPO are from trials on the ant: see RESULTS.md.
+        self.lr: float = 1e-3
+        self.num_epochs: int = 10
+        self.minibatch_size: int = 1000
         self.env_runner_cls = MAMLEnvRunner
         self.seed: int = 0
         self.num_env_runners = 0
@@ -105,12 +113,14 @@ class MAMLConfig(AlgorithmConfig):
         learn_inner_lr: bool = NotProvided,
         first_order: bool = NotProvided,
         expert: str = NotProvided,
+        expert_std_scale: float = NotProvided,
         meta_batch_size: int = NotProvided,
         episodes_per_task: int = NotProvided,
         horizon: int = NotProvided,
         gamma: float = NotProvided,
         gae_lambda: float = NotProvided,
         baseline_ridge: float = NotProvided,
+        outer_update: OuterUpdate = NotProvided,
         max_kl: float = NotProvided,
         hvp: HVP = NotProvided,
         hvp_step: float = NotProvided,
@@ -120,6 +130,10 @@ class MAMLConfig(AlgorithmConfig):
         cg_damping: float = NotProvided,
         line_search_steps: int = NotProvided,
         line_search_ratio: float = NotProvided,
+        lr: float = NotProvided,
+        num_epochs: int = NotProvided,
+        minibatch_size: int = NotProvided,
+        clip_param: float = NotProvided,
         hidden_sizes: tuple[int, ...] = NotProvided,
         activation: Activation = NotProvided,
         initial_std: float = NotProvided,
@@ -131,20 +145,24 @@ class MAMLConfig(AlgorithmConfig):
         Args:
             inner_lr: step size alpha of the inner gradient step; its initial value when it is learned.
             inner_steps: number of inner gradient steps, each on episodes of its own; 0 trains one policy for all
-                tasks with TRPO.
+                tasks.
             context_size: free parameters appended to the observation, which alone are adapted (Rei 2015); 0
                 adapts the whole policy.
             learn_inner_lr: meta-learn one step size per parameter (Li et al. 2017, Meta-SGD).
             first_order: drop second derivatives through the inner step (Finn et al. 2017, sec. 5.2).
             expert: run directory or policy file of an oracle to imitate, instead of maximising the return
                 (Mendonca et al. 2019).
+            expert_std_scale: factor on the expert's standard deviation, which is imitated too; an expert explores
+                more than its pupils need.
             meta_batch_size: tasks per meta-update; independent of the number of env runners.
             episodes_per_task: episodes K per task and phase.
             horizon: steps H after which an episode is cut.
             gamma: discount of the returns, in [0, 1].
             gae_lambda: lambda of generalised advantage estimation, in [0, 1].
             baseline_ridge: ridge of the linear baseline; a larger one fits the noise of few episodes less.
-            max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
+            outer_update: ``trpo``, or ``ppo`` for a policy without inner steps (Schulman et al. 2017).
+            max_kl: trust region delta: bound of the mean KL between old and new adapted policies; PPO's epochs
+                end when it is exceeded.
             hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
             hvp_step: length of the finite-difference displacement of the parameters.
             curvature_fraction: fraction of both phases' samples, in (0, 1], that Hessian-vector products use.
@@ -153,6 +171,10 @@ class MAMLConfig(AlgorithmConfig):
             cg_damping: added to the diagonal of the Hessian.
             line_search_steps: step lengths tried, at most.
             line_search_ratio: ratio of one tried length to the one before, in (0, 1).
+            lr: Adam's step size in PPO.
+            num_epochs: passes over a batch in PPO, at most.
+            minibatch_size: samples per gradient step in PPO.
+            clip_param: PPO's bound of the probability ratio's distance from 1.
             hidden_sizes: units of the policy's hidden layers.
             activation: of the hidden layers, ``relu`` or ``tanh``.
             initial_std: initial standard deviation of the actions, whose unit is half the action range.
@@ -195,6 +217,20 @@ class MAMLConfig(AlgorithmConfig):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
                 )
+        if self.inner_steps > 0 and self.outer_update == "ppo":
+            raise ValueError(
+                f"outer_update is 'ppo', but inner_steps is {self.inner_steps}: PPO trains policies that are not "
+                "adapted (--method oracle or pretrained)"
+            )
+        default = MAMLConfig()
+        for name in _PPO_ONLY:
+            value = getattr(self, name)
+            if self.outer_update != "ppo" and value != getattr(default, name):
+                raise ValueError(
+                    f"{name} is {value!r}, but outer_update is {self.outer_update!r}: it is a setting of PPO"
+                )
+        if self.expert is None and self.expert_std_scale != 1:
+            raise ValueError(f"expert_std_scale is {self.expert_std_scale!r}, but there is no expert")
         if self.learn_inner_lr and self.context_size:
             raise ValueError(
                 f"learn_inner_lr is True, but context_size is {self.context_size}: a context takes fixed steps"
@@ -248,6 +284,18 @@ class MAMLConfig(AlgorithmConfig):
             line_search=LineSearch(self.line_search_steps, self.line_search_ratio),
         )
 
+    def ppo_settings(self) -> PPOSettings:
+        """The fields PPO reads."""
+        return PPOSettings(
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            lr=self.lr,
+            num_epochs=self.num_epochs,
+            minibatch_size=self.minibatch_size,
+            clip_param=self.clip_param,
+            max_kl=self.max_kl,
+        )
+
     def get_default_learner_class(self) -> type[Learner]:
         from maml_rl.learner import MAMLLearner
 
@@ -284,6 +332,7 @@ _BOOL: _Rule = ("True or False", lambda v: isinstance(v, bool))
 _POSITIVE: _Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
 _NON_NEGATIVE: _Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
 _UNIT: _Rule = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+_OPEN_UNIT: _Rule = ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
 _FRACTION: _Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1)
 
 _RULES: dict[str, _Rule] = {
@@ -293,12 +342,14 @@ _RULES: dict[str, _Rule] = {
     "learn_inner_lr": _BOOL,
     "first_order": _BOOL,
     "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
+    "expert_std_scale": _POSITIVE,
     "meta_batch_size": _COUNT,
     "episodes_per_task": _COUNT,
     "horizon": _COUNT,
     "gamma": _UNIT,
     "gae_lambda": _UNIT,
     "baseline_ridge": _POSITIVE,
+    "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
     "max_kl": _POSITIVE,
     "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
     "hvp_step": _POSITIVE,
@@ -307,7 +358,11 @@ _RULES: dict[str, _Rule] = {
     "cg_residual_tol": _NON_NEGATIVE,
     "cg_damping": _NON_NEGATIVE,
     "line_search_steps": _COUNT,
-    "line_search_ratio": ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "line_search_ratio": _OPEN_UNIT,
+    "lr": _POSITIVE,
+    "num_epochs": _COUNT,
+    "minibatch_size": _COUNT,
+    "clip_param": _OPEN_UNIT,
     "hidden_sizes": (
         "a sequence of positive integers",
         lambda v: len(v) > 0 and all(_is_count(width) for width in v),

@@ -11,6 +11,7 @@ divergence of the two distributions in closed form, in place of sampled expert a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,13 @@ class Expert:
     spec: GaussianMLP
     params: Params
 
-    @property
-    def outer_loss(self) -> OuterLoss:
-        """The imitation loss on samples that ``show`` has answered."""
-        return imitation_and_kl(self.params[LOG_STD])
+    def outer_loss(self, std_scale: float = 1.0) -> OuterLoss:
+        """The imitation loss on samples that ``show`` has answered.
+
+        Args:
+            std_scale: factor on the expert's standard deviation.
+        """
+        return imitation_and_kl(self.params[LOG_STD] + math.log(std_scale))
 
     def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
         """The samples with the expert's mean actions in place of those that were taken."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +21,17 @@ from maml_rl.losses import OuterLoss, surrogate_and_kl
 from maml_rl.meta_update import adapt_in_chunks, meta_update
 from maml_rl.parallel import threads_over_chunks
 from maml_rl.policy import Params
+from maml_rl.ppo import PPO
 from maml_rl.rl_module import GaussianMLPModule
 from maml_rl.rollout import Phase, stream
 
 MODULE = "default_policy"
+COMPONENT_PPO = "ppo"
 NumpyParams = dict[str, np.ndarray]
 
 
 class MAMLLearner(TorchLearner):
-    """RLlib learner whose update is one trust-region step on the meta-objective.
+    """RLlib learner whose update is one trust-region step on the meta-objective, or PPO without inner steps.
 
     ``adapt`` receives the trajectories of one inner step and keeps its samples; ``meta_update`` receives the
     post-adaptation trajectories and uses them all.
@@ -39,9 +43,28 @@ class MAMLLearner(TorchLearner):
         self._rl_module.set_meta_params(self._rl_module.spec.init_params(int(seed)))
         self._pre: list[Samples] = []
         self._expert: Expert | None = None
+        self._ppo: PPO | None = None
+        if self.config.outer_update == "ppo":
+            spec = self._rl_module.spec
+            self._ppo = PPO(spec, self.config.ppo_settings(), int(seed), self.device)
+
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """RLlib's state of a learner, and PPO's."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._ppo is not None and self._check_component(COMPONENT_PPO, components, not_components):
+            state[COMPONENT_PPO] = self._ppo.state_dict()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``get_state`` returned."""
+        super().set_state(state)
+        if self._ppo is not None and COMPONENT_PPO in state:
+            self._ppo.load_state_dict(state[COMPONENT_PPO])
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """None: the trust-region step has no optimiser state."""
+        """None: the trust-region step has no optimiser state, and PPO keeps its own."""
 
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
         raise RuntimeError("MAMLLearner is updated through adapt() and meta_update()")
@@ -60,7 +83,10 @@ class MAMLLearner(TorchLearner):
 
     def set_meta_params(self, params: NumpyParams) -> None:
         """Go on from other meta-parameters."""
-        self._rl_module.set_meta_params({name: torch.from_numpy(value) for name, value in params.items()})
+        self._set_theta({name: torch.from_numpy(value) for name, value in params.items()})
+
+    def _set_theta(self, params: Params) -> None:
+        self._rl_module.set_meta_params(params)
         self._weights_seq_no += 1
 
     def set_expert(self, expert: Expert) -> None:
@@ -93,6 +119,27 @@ class MAMLLearner(TorchLearner):
         _check_finite("adapted parameters", adapted)
         return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
 
+    def ppo_update(self, blocks: Sequence[Block], iteration: int) -> dict[str, float]:
+        """PPO of a policy without inner steps, in place of line 10; returns its metrics.
+
+        Args:
+            iteration: names the random stream of the minibatches.
+
+        Raises:
+            NonFiniteError: as in ``adapt``, or the new parameters are not finite. Nothing has changed then.
+        """
+        assert self._ppo is not None
+        started = time.perf_counter()
+        (trajectories,) = self._trajectories(blocks)
+        seed = int(stream(self.config.seed, Phase.MINIBATCHES, iteration).generate_state(1)[0])
+        ppo = copy.deepcopy(self._ppo)
+        params, result = ppo.update(self._rl_module.meta_params(), trajectories, seed)
+        if not all(value.isfinite().all() for value in params.values()):
+            raise NonFiniteError("the parameters are not finite after PPO")
+        self._ppo = ppo
+        self._set_theta(params)
+        return {**dataclasses.asdict(result), "meta_update": time.perf_counter() - started}
+
     def meta_update(
         self, blocks: Sequence[Block], task_features: np.ndarray | None = None
     ) -> dict[str, float]:
@@ -110,7 +157,10 @@ class MAMLLearner(TorchLearner):
         outer_loss: OuterLoss = surrogate_and_kl
         if self._expert is not None:
             assert task_features is not None, "the expert has to be told the tasks"
-            post, outer_loss = self._expert.show(post, task_features), self._expert.outer_loss
+            post, outer_loss = (
+                self._expert.show(post, task_features),
+                self._expert.outer_loss(self.config.expert_std_scale),
+            )
         with threads_over_chunks() as parallel_map:
             params, step = meta_update(
                 module.spec,
@@ -123,8 +173,7 @@ class MAMLLearner(TorchLearner):
             )
         if not np.isfinite(step.gradient_norm):
             raise NonFiniteError("the meta-gradient is not finite")
-        module.set_meta_params(params)
-        self._weights_seq_no += 1
+        self._set_theta(params)
         return {
             "loss_before": step.loss_before,
             "loss_after": step.loss_after,
@@ -135,7 +184,8 @@ class MAMLLearner(TorchLearner):
             "meta_update": time.perf_counter() - started,
         }
 
-    def _samples(self, blocks: Sequence[Block]) -> Samples:
+    def _trajectories(self, blocks: Sequence[Block]) -> list[Trajectories]:
+        """Of every task; those of all tasks as one if there is one policy for all."""
         trajectories: list[Trajectories] = []
         for block in blocks:
             trajectories += ray.get(block) if isinstance(block, ray.ObjectRef) else block
@@ -144,8 +194,11 @@ class MAMLLearner(TorchLearner):
                 raise NonFiniteError(f"{field} of task {task} hold a NaN or an infinity")
         if self.config.inner_steps == 0:  # one policy for all tasks: one baseline, one standardisation
             trajectories = [pool(trajectories)]
+        return trajectories
+
+    def _samples(self, blocks: Sequence[Block]) -> Samples:
         return make_samples(
-            trajectories,
+            self._trajectories(blocks),
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
             baseline_ridge=self.config.baseline_ridge,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,6 +31,14 @@ def surrogate_and_kl(policy: Gaussian, old_policy: Gaussian, samples: Samples) -
     ratio = (policy.log_prob(samples.actions) - old_policy.log_prob(samples.actions)).exp()
     surrogate = -(ratio * samples.advantages * samples.weights).sum(-1)
     return surrogate, mean_kl(old_policy, policy, samples)
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, " samples"], advantages: Float[Tensor, " samples"], clip: float
+) -> Float[Tensor, ""]:
+    """-mean(min(r A, clip(r, 1 - clip, 1 + clip) A)) with r = pi / pi_old (Schulman et al. 2017, eq. 7)."""
+    ratio = log_ratio.exp()
+    return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
 
 
 def imitation_and_kl(expert_log_std: Float[Tensor, " actions"]) -> OuterLoss:

@@ -23,6 +23,7 @@ class Phase(IntEnum):
     EVALUATION_TASKS = 3
     EVALUATION = 4
     VIDEO = 5
+    MINIBATCHES = 6
 
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
