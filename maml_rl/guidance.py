@@ -44,7 +44,11 @@ class Expert:
         return imitation_and_kl(self.params[LOG_STD] + math.log(std_scale))
 
     def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
-        """The samples with the expert's mean actions in place of those that were taken."""
+        """The samples with the expert's mean actions in place of those that were taken.
+
+        A mean outside the action box acts as the box's edge, and is shown as that: to imitate how far outside it
+        is would take most of a pupil's capacity.
+        """
         tasks, count = samples.weights.shape
         device = samples.observations.device
         features = torch.from_numpy(task_features).to(samples.observations)[:, None].expand(-1, count, -1)
@@ -52,7 +56,7 @@ class Expert:
         with torch.no_grad():
             observations = torch.cat([samples.observations, features], dim=-1)
             answer = self.spec(stack_params(params, tasks), observations)
-        return samples._replace(actions=answer.mean)
+        return samples._replace(actions=answer.mean.clamp(-1, 1))
 
 
 def load_expert(path: Path, env: TaskVectorEnv) -> Expert:
