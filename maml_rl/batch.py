@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maml_rl.advantages import (
@@ -80,10 +80,15 @@ class Samples(NamedTuple):
     def thinned(self, fraction: float) -> Samples:
         """An evenly spaced ``fraction`` of each task's samples, the weights scaled to remain a mean."""
         count = math.ceil(self.weights.shape[1] * fraction)
-        index = (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
-        thin = Samples(*(field[:, index] for field in self))
-        total = thin.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(thin.weights.dtype).tiny)
-        return thin._replace(weights=thin.weights / total)
+        return self.select(
+            (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
+        )
+
+    def select(self, index: Int[Tensor, " selected"]) -> Samples:
+        """Some of each task's samples, the weights scaled to remain a mean."""
+        chosen = Samples(*(field[:, index] for field in self))
+        total = chosen.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(chosen.weights.dtype).tiny)
+        return chosen._replace(weights=chosen.weights / total)
 
 
 def make_samples(

@@ -53,7 +53,7 @@ _PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param")
 class MAMLConfig(AlgorithmConfig):
     """Configuration of MAML with a TRPO meta-update (Finn et al. 2017, Algorithm 3).
 
-    A policy without inner steps may be trained with PPO instead: ``outer_update``.
+    ``outer_update="ppo"`` takes PPO's steps in place of TRPO's.
 
     Example::
 
@@ -160,9 +160,9 @@ class MAMLConfig(AlgorithmConfig):
             gamma: discount of the returns, in [0, 1].
             gae_lambda: lambda of generalised advantage estimation, in [0, 1].
             baseline_ridge: ridge of the linear baseline; a larger one fits the noise of few episodes less.
-            outer_update: ``trpo``, or ``ppo`` for a policy without inner steps (Schulman et al. 2017).
-            max_kl: trust region delta: bound of the mean KL between old and new adapted policies; PPO's epochs
-                end when it is exceeded.
+            outer_update: ``trpo``, or ``ppo``: epochs of minibatches with Adam (Schulman et al. 2017, Rothfuss
+                et al. 2019).
+            max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
             hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
             hvp_step: length of the finite-difference displacement of the parameters.
             curvature_fraction: fraction of both phases' samples, in (0, 1], that Hessian-vector products use.
@@ -217,11 +217,6 @@ class MAMLConfig(AlgorithmConfig):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
                 )
-        if self.inner_steps > 0 and self.outer_update == "ppo":
-            raise ValueError(
-                f"outer_update is 'ppo', but inner_steps is {self.inner_steps}: PPO trains policies that are not "
-                "adapted (--method oracle or pretrained)"
-            )
         default = MAMLConfig()
         for name in _PPO_ONLY:
             value = getattr(self, name)
@@ -287,13 +282,13 @@ class MAMLConfig(AlgorithmConfig):
     def ppo_settings(self) -> PPOSettings:
         """The fields PPO reads."""
         return PPOSettings(
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
+            inner_lr=self.inner_lr,
+            first_order=self.first_order,
             lr=self.lr,
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,
-            clip_param=self.clip_param,
             max_kl=self.max_kl,
+            line_search=LineSearch(self.line_search_steps, self.line_search_ratio),
         )
 
     def get_default_learner_class(self) -> type[Learner]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,23 +15,24 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from maml_rl.batch import Samples, Trajectories, make_samples, pool
+from maml_rl.critic import Critic
 from maml_rl.env_runner import Block
 from maml_rl.guidance import Expert
-from maml_rl.losses import OuterLoss, surrogate_and_kl
+from maml_rl.losses import OuterLoss, clipped_surrogate_and_kl, surrogate_and_kl
 from maml_rl.meta_update import adapt_in_chunks, meta_update
 from maml_rl.parallel import threads_over_chunks
 from maml_rl.policy import Params
 from maml_rl.ppo import PPO
 from maml_rl.rl_module import GaussianMLPModule
 from maml_rl.rollout import Phase, stream
+from maml_rl.trpo import StepResult
 
 MODULE = "default_policy"
-COMPONENT_PPO = "ppo"
 NumpyParams = dict[str, np.ndarray]
 
 
 class MAMLLearner(TorchLearner):
-    """RLlib learner whose update is one trust-region step on the meta-objective, or PPO without inner steps.
+    """RLlib learner whose update is one trust-region step on the meta-objective, or PPO's steps.
 
     ``adapt`` receives the trajectories of one inner step and keeps its samples; ``meta_update`` receives the
     post-adaptation trajectories and uses them all.
@@ -44,24 +45,37 @@ class MAMLLearner(TorchLearner):
         self._pre: list[Samples] = []
         self._expert: Expert | None = None
         self._ppo: PPO | None = None
+        self._critic: Critic | None = None
         if self.config.outer_update == "ppo":
-            spec = self._rl_module.spec
-            self._ppo = PPO(spec, self.config.ppo_settings(), int(seed), self.device)
+            module = self._rl_module
+            self._ppo = PPO(module.spec, module.meta_params(), self.config.ppo_settings())
+            if self.config.inner_steps == 0:
+                self._critic = Critic(
+                    module.spec.observation_size,
+                    gamma=self.config.gamma,
+                    gae_lambda=self.config.gae_lambda,
+                    seed=int(seed),
+                    device=self.device,
+                )
 
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """RLlib's state of a learner, and PPO's."""
+        """RLlib's state of a learner, and that of PPO and its critic."""
         state = super().get_state(components, not_components=not_components, **kwargs)
-        if self._ppo is not None and self._check_component(COMPONENT_PPO, components, not_components):
-            state[COMPONENT_PPO] = self._ppo.state_dict()
+        for name, part in (("ppo", self._ppo), ("critic", self._critic)):
+            if part is not None and self._check_component(name, components, not_components):
+                buffer = io.BytesIO()  # may be read on a machine without this one's device
+                torch.save(part.state_dict(), buffer)
+                state[name] = buffer.getvalue()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``get_state`` returned."""
         super().set_state(state)
-        if self._ppo is not None and COMPONENT_PPO in state:
-            self._ppo.load_state_dict(state[COMPONENT_PPO])
+        for name, part in (("ppo", self._ppo), ("critic", self._critic)):
+            if part is not None and name in state:
+                part.load_state_dict(torch.load(io.BytesIO(state[name]), map_location=self.device))
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """None: the trust-region step has no optimiser state, and PPO keeps its own."""
@@ -119,62 +133,47 @@ class MAMLLearner(TorchLearner):
         _check_finite("adapted parameters", adapted)
         return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
 
-    def ppo_update(self, blocks: Sequence[Block], iteration: int) -> dict[str, float]:
-        """PPO of a policy without inner steps, in place of line 10; returns its metrics.
+    def meta_update(
+        self, blocks: Sequence[Block], iteration: int, task_features: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Line 10: one update of theta; returns its metrics.
 
         Args:
             iteration: names the random stream of the minibatches.
-
-        Raises:
-            NonFiniteError: as in ``adapt``, or the new parameters are not finite. Nothing has changed then.
-        """
-        assert self._ppo is not None
-        started = time.perf_counter()
-        (trajectories,) = self._trajectories(blocks)
-        seed = int(stream(self.config.seed, Phase.MINIBATCHES, iteration).generate_state(1)[0])
-        ppo = copy.deepcopy(self._ppo)
-        params, result = ppo.update(self._rl_module.meta_params(), trajectories, seed)
-        if not all(value.isfinite().all() for value in params.values()):
-            raise NonFiniteError("the parameters are not finite after PPO")
-        self._ppo = ppo
-        self._set_theta(params)
-        return {**dataclasses.asdict(result), "meta_update": time.perf_counter() - started}
-
-    def meta_update(
-        self, blocks: Sequence[Block], task_features: np.ndarray | None = None
-    ) -> dict[str, float]:
-        """Line 10: one trust-region step of theta; returns its metrics.
-
-        Args:
             task_features: ``[tasks, features]``, for the expert if there is one.
 
         Raises:
-            NonFiniteError: as in ``adapt``, or the gradient is not finite. theta stays as it was.
+            NonFiniteError: as in ``adapt``, or the update is not finite. Nothing has changed then.
         """
         started = time.perf_counter()
-        module = self._rl_module
-        post = self._samples(blocks)
+        seed = stream(self.config.seed, Phase.MINIBATCHES, iteration).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        # Copies: a refused update must leave no trace.
+        critic, ppo = copy.deepcopy(self._critic), copy.deepcopy(self._ppo)
+        metrics = {}
+        if critic is not None:
+            (trajectories,) = self._trajectories(blocks)
+            post, metrics["explained_variance"] = critic.judge(trajectories, generator)
+        else:
+            post = self._samples(blocks)
         outer_loss: OuterLoss = surrogate_and_kl
         if self._expert is not None:
             assert task_features is not None, "the expert has to be told the tasks"
-            post, outer_loss = (
-                self._expert.show(post, task_features),
-                self._expert.outer_loss(self.config.expert_std_scale),
-            )
-        with threads_over_chunks() as parallel_map:
-            params, step = meta_update(
-                module.spec,
-                module.meta_params(),
-                self._pre,
-                post,
-                self.config.meta_update_settings(),
-                parallel_map,
-                outer_loss,
-            )
+            post = self._expert.show(post, task_features)
+            outer_loss = self._expert.outer_loss(self.config.expert_std_scale)
+        elif ppo is not None:
+            outer_loss = clipped_surrogate_and_kl(self.config.clip_param)
+        params, step = (
+            self._trpo(post, outer_loss)
+            if ppo is None
+            else ppo.update(self._rl_module.meta_params(), self._pre, post, outer_loss, generator)
+        )
         if not np.isfinite(step.gradient_norm):
             raise NonFiniteError("the meta-gradient is not finite")
+        self._critic, self._ppo = critic, ppo
         self._set_theta(params)
         return {
+            **metrics,
             "loss_before": step.loss_before,
             "loss_after": step.loss_after,
             "kl": step.kl,
@@ -183,6 +182,18 @@ class MAMLLearner(TorchLearner):
             "gradient_norm": step.gradient_norm,
             "meta_update": time.perf_counter() - started,
         }
+
+    def _trpo(self, post: Samples, outer_loss: OuterLoss) -> tuple[Params, StepResult]:
+        with threads_over_chunks() as parallel_map:
+            return meta_update(
+                self._rl_module.spec,
+                self._rl_module.meta_params(),
+                self._pre,
+                post,
+                self.config.meta_update_settings(),
+                parallel_map,
+                outer_loss,
+            )
 
     def _trajectories(self, blocks: Sequence[Block]) -> list[Trajectories]:
         """Of every task; those of all tasks as one if there is one policy for all."""

@@ -33,12 +33,19 @@ def surrogate_and_kl(policy: Gaussian, old_policy: Gaussian, samples: Samples) -
     return surrogate, mean_kl(old_policy, policy, samples)
 
 
-def clipped_surrogate(
-    log_ratio: Float[Tensor, " samples"], advantages: Float[Tensor, " samples"], clip: float
-) -> Float[Tensor, ""]:
-    """-mean(min(r A, clip(r, 1 - clip, 1 + clip) A)) with r = pi / pi_old (Schulman et al. 2017, eq. 7)."""
-    ratio = log_ratio.exp()
-    return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
+def clipped_surrogate_and_kl(clip: float) -> OuterLoss:
+    """The outer loss -mean(min(r A, clip(r, 1 - clip, 1 + clip) A)) with r = pi / pi_old.
+
+    Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7.
+    """
+
+    def loss_and_kl(policy: Gaussian, old_policy: Gaussian, samples: Samples) -> LossAndKL:
+        ratio = (policy.log_prob(samples.actions) - old_policy.log_prob(samples.actions)).exp()
+        clipped = ratio.clamp(1 - clip, 1 + clip)
+        gain = torch.min(ratio * samples.advantages, clipped * samples.advantages)
+        return -(gain * samples.weights).sum(-1), mean_kl(old_policy, policy, samples)
+
+    return loss_and_kl
 
 
 def imitation_and_kl(expert_log_std: Float[Tensor, " actions"]) -> OuterLoss:

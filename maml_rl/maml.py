@@ -71,7 +71,7 @@ class MAML(Algorithm):
                 trajectories = self._collect(tasks, params, inner_step)  # line 5
                 params = self._adapt(trajectories, inner_step)  # lines 6-7
             trajectories = self._collect(tasks, params, self.config.inner_steps)  # line 8
-            self._outer_update(trajectories, tasks)  # line 10
+            self._meta_update(trajectories, tasks)  # line 10
             self._refusals = 0
         except NonFiniteError as error:
             self._refuse(error, tasks)
@@ -119,15 +119,14 @@ class MAML(Algorithm):
         self._log_seconds(timings)
         return params
 
-    def _outer_update(self, trajectories: list[Block], tasks: np.ndarray) -> None:
-        if self.config.outer_update == "ppo":
-            metrics = self._on_learner("ppo_update", blocks=trajectories, iteration=self.iteration)
-        else:
-            features = None
-            if self.config.expert:
-                env = self.env_runner_group.local_env_runner.env
-                features = np.stack([env.task_features(task) for task in tasks])
-            metrics = self._on_learner("meta_update", blocks=trajectories, task_features=features)
+    def _meta_update(self, trajectories: list[Block], tasks: np.ndarray) -> None:
+        features = None
+        if self.config.expert:
+            env = self.env_runner_group.local_env_runner.env
+            features = np.stack([env.task_features(task) for task in tasks])
+        metrics = self._on_learner(
+            "meta_update", blocks=trajectories, iteration=self.iteration, task_features=features
+        )
         self._log_seconds({"meta_update": metrics.pop("meta_update")})
         for name, value in metrics.items():
             self._log(name, value)

@@ -1,28 +1,29 @@
-"""Proximal policy optimisation (Schulman et al. 2017) of a policy that is not adapted, with a learned critic.
+"""Line 10 of Algorithm 3 with Adam on minibatches instead of one natural-gradient step.
 
-What makes it need many times fewer episodes than a trust-region step per batch: every batch is used for several
-epochs, and the advantages come from a value function that remembers the batches before. It is there for the
-policies without an inner step, above all for the oracle that shows guided policies what to do.
+With PPO's clipped surrogate (Schulman et al. 2017) as outer loss it trains policies without inner steps, and
+meta-policies (Rothfuss et al. 2019, "ProMP"); with the imitation loss of ``guidance.py`` it trains guided ones.
+Many small steps average the noise of a batch that a natural gradient, which divides by small curvatures, blows up.
+How far they may lead is decided as in TRPO: by a line search that keeps the KL within ``max_kl``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from maml_rl.advantages import generalized_advantages, standardize
-from maml_rl.batch import Trajectories
-from maml_rl.losses import clipped_surrogate
+from maml_rl.batch import Samples
+from maml_rl.losses import OuterLoss
 from maml_rl.meta_learner import stack_params
+from maml_rl.meta_update import adapt_policy
 from maml_rl.policy import Gaussian, GaussianMLP, Params
+from maml_rl.trpo import LineSearch, StepResult, line_search
 
-MAX_GRADIENT_NORM = (
-    0.5  # of the policy (Andrychowicz et al. 2021, "What matters for on-policy deep actor-critic")
-)
+MAX_GRADIENT_NORM = 0.5  # Andrychowicz et al. 2021, "What matters for on-policy deep actor-critic methods?"
 ADAM_EPSILON = 1e-5  # the same
 
 
@@ -30,160 +31,130 @@ ADAM_EPSILON = 1e-5  # the same
 class PPOSettings:
     """What the update needs to know; ``MAMLConfig.training`` gives meanings and sources."""
 
-    gamma: float
-    gae_lambda: float
+    inner_lr: float = 0.1
+    first_order: bool = False
     lr: float = 1e-3
     num_epochs: int = 10
     minibatch_size: int = 1000
-    clip_param: float = 0.2
     max_kl: float = 0.05
+    line_search: LineSearch = field(default_factory=LineSearch)
 
 
-@dataclass(frozen=True)
-class PPOResult:
-    """What one update did. ``explained_variance`` is the critic's, of the returns it had not seen yet."""
+class Minibatch(NamedTuple):
+    """Samples of some tasks, and the policies that collected ``post``."""
 
-    loss_before: float
-    loss_after: float
-    kl: float
-    gradient_norm: float
-    explained_variance: float
-
-
-class ValueFunction(torch.nn.Module):
-    """Value of an observation at a time step: two layers of 128 tanh units on standardised inputs.
-
-    Mean and deviation of the inputs are those of the first batch, and are kept: inputs that changed their scale
-    under a trained network would spoil it.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, observation_size: int, width: int = 128) -> None:
-        super().__init__()
-        self.net = torch.nn.Sequential(
-            torch.nn.Linear(observation_size + 1, width),
-            torch.nn.Tanh(),
-            torch.nn.Linear(width, width),
-            torch.nn.Tanh(),
-            torch.nn.Linear(width, 1),
-        )
-        self.register_buffer("mean", torch.full((observation_size + 1,), torch.nan))
-        self.register_buffer("std", torch.ones(observation_size + 1))
-
-    def inputs(
-        self, observations: Float[Tensor, "episodes horizon observation"]
-    ) -> Float[Tensor, "episodes horizon inputs"]:
-        """The observations and the fraction of the horizon that has passed."""
-        episodes, horizon, _ = observations.shape
-        time = torch.arange(horizon, device=observations.device) / horizon
-        return torch.cat([observations, time[:, None].expand(episodes, horizon, 1)], dim=-1)
-
-    def fit_scale(self, inputs: Float[Tensor, "samples inputs"]) -> None:
-        """Take mean and deviation of the inputs, once."""
-        if self.mean.isnan().any():
-            self.mean.copy_(inputs.mean(0))
-            # Not below 0.05: what hardly moved in the first batch may move much in a later one.
-            self.std.copy_(inputs.std(0, correction=0).clamp(min=0.05))
-
-    def forward(self, inputs: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch"]:
-        return self.net(((inputs - self.mean) / self.std).clamp(-10, 10))[..., 0]
+    pre: tuple[Samples, ...]
+    post: Samples
+    old: Gaussian
 
 
 class PPO:
-    """The critic, the optimiser's state, and the update of the policy's parameters."""
+    """The update and its optimiser's state.
 
-    def __init__(
-        self, spec: GaussianMLP, settings: PPOSettings, seed: int, device: torch.device | str = "cpu"
-    ) -> None:
+    Args:
+        meta_params: of the policy to train; their names and shapes count.
+    """
+
+    def __init__(self, spec: GaussianMLP, meta_params: Params, settings: PPOSettings) -> None:
         self._spec, self._settings = spec, settings
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._value = ValueFunction(spec.observation_size).to(device)
-        self._params = {
-            name: torch.zeros(shape, device=device, requires_grad=True) for name, shape in spec.shapes.items()
-        }
-        self._optimizer = torch.optim.Adam(
-            [*self._params.values(), *self._value.parameters()], lr=settings.lr, eps=ADAM_EPSILON
-        )
+        self._params = {name: value.clone().requires_grad_() for name, value in meta_params.items()}
+        self._optimizer = torch.optim.Adam(self._params.values(), lr=settings.lr, eps=ADAM_EPSILON)
 
-    def update(self, params: Params, trajectories: Trajectories, seed: int) -> tuple[Params, PPOResult]:
-        """Epochs of minibatches on one batch of episodes; they end early once the KL exceeds ``max_kl``.
+    def update(
+        self,
+        meta_params: Params,
+        pre: Sequence[Samples],
+        post: Samples,
+        outer_loss: OuterLoss,
+        generator: torch.Generator,
+    ) -> tuple[Params, StepResult]:
+        """Epochs of minibatches on one batch, until the KL exceeds ``max_kl``, then a line search back to it.
 
         Args:
-            params: the policy that collected ``trajectories``.
-            seed: of the order of the samples.
+            meta_params: the policy that collected ``pre``, with learned step sizes if there are any.
+            pre: the samples each inner step adapts on, in order; none of them is plain PPO on ``post``.
+            post: the samples drawn with the adapted policies.
+            generator: of the order of tasks and samples.
 
         Returns:
-            The new parameters and what the update did.
+            The new meta-parameters, which are the old ones if no step was acceptable, and what the update did.
         """
-        settings, device = self._settings, self._value.mean.device
-        with torch.no_grad():
-            for name, value in params.items():
-                self._params[name].copy_(value)
-        observations, actions, rewards, lengths = (
-            torch.from_numpy(getattr(trajectories, name)).to(device)
-            for name in ("observations", "actions", "rewards", "lengths")
-        )
-        mask = torch.arange(rewards.shape[-1], device=device) < lengths[:, None]
-        inputs = self._value.inputs(observations)
-        self._value.fit_scale(inputs[mask])
-        with torch.no_grad():
-            values = self._value(inputs)
-        advantages = generalized_advantages(rewards, values, mask, settings.gamma, settings.gae_lambda)
-        targets = (advantages + values)[mask]
-        explained = 1 - (targets - values[mask]).var() / targets.var()
-        advantages = standardize(advantages[None], mask[None])[0][mask]
-        observations, actions, inputs = observations[mask], actions[mask], inputs[mask]
+        self._set(parameters_to_vector(meta_params[name] for name in self._params))
+        start = self._get()
+        batch = Minibatch(tuple(pre), post, self._policy(pre, post, first_order=True).detach())
 
-        def policy(index: Tensor | slice) -> Gaussian:
-            return self._spec(stack_params(self._params, 1), observations[None, index])
+        def evaluate(params: Tensor) -> tuple[float, float]:
+            self._set(params)
+            new = self._policy(pre, post, first_order=True).detach()
+            loss, kl = outer_loss(new, batch.old, post)
+            return float(loss.mean()), float(kl.mean())
 
-        everything = slice(None)
-        with torch.no_grad():
-            old = policy(everything)
-            old_log_prob = old.log_prob(actions[None])[0]
-
-        def loss(new: Gaussian, index: Tensor | slice) -> Tensor:
-            log_ratio = new.log_prob(actions[None, index])[0] - old_log_prob[index]
-            return clipped_surrogate(log_ratio, advantages[index], settings.clip_param)
-
-        generator = torch.Generator().manual_seed(seed)
+        loss_before = float(outer_loss(batch.old, batch.old, post)[0].mean())
         norms = []
-        for _ in range(settings.num_epochs):
-            order = torch.randperm(len(actions), generator=generator).to(device)
-            for index in order.tensor_split(max(1, len(order) // settings.minibatch_size)):
-                value_loss = (self._value(inputs[index]) - targets[index]).square().mean()
+        for _ in range(self._settings.num_epochs):
+            for part in self._minibatches(batch, generator):
+                policy = self._policy(part.pre, part.post, self._settings.first_order)
                 self._optimizer.zero_grad()
-                (loss(policy(index), index) + value_loss).backward()
+                outer_loss(policy, part.old, part.post)[0].mean().backward()
                 norms.append(torch.nn.utils.clip_grad_norm_(self._params.values(), MAX_GRADIENT_NORM))
                 self._optimizer.step()
-            with torch.no_grad():
-                new = policy(everything)
-            kl = float(old.kl(new).mean())
-            if not kl <= settings.max_kl:  # written so that a NaN ends it
+            end = self._get()
+            if not evaluate(end)[1] <= self._settings.max_kl:  # written so that a NaN ends it
                 break
-        result = PPOResult(
-            loss_before=float(loss(old, everything)),
-            loss_after=float(loss(new, everything)),
-            kl=kl,
-            gradient_norm=float(torch.stack(norms).mean()),
-            explained_variance=float(explained),
+        norm = float(torch.stack(norms).mean())
+        found = line_search(
+            start,
+            end - start,
+            evaluate,
+            loss_before=loss_before,
+            max_kl=self._settings.max_kl,
+            search=self._settings.line_search,
         )
-        return {name: value.detach().clone() for name, value in self._params.items()}, result
+        if found is None:
+            steps = self._settings.line_search.steps
+            return meta_params, StepResult(start, loss_before, loss_before, 0.0, False, steps, norm)
+        params, loss, kl, backtracks = found
+        self._set(params)
+        new_params = {name: value.detach().clone() for name, value in self._params.items()}
+        return new_params, StepResult(params, loss_before, loss, kl, True, backtracks, norm)
+
+    def _get(self) -> Tensor:
+        return parameters_to_vector(self._params.values()).detach()
+
+    def _set(self, vector: Tensor) -> None:
+        vector_to_parameters(vector.clone(), self._params.values())
+
+    def _policy(self, pre: Sequence[Samples], post: Samples, first_order: bool) -> Gaussian:
+        if pre:
+            params = adapt_policy(
+                self._spec, self._params, pre, self._settings.inner_lr, first_order=first_order
+            )
+        else:
+            params = stack_params(self._params, len(post.weights))
+        return self._spec(params, post.observations)
+
+    def _minibatches(self, batch: Minibatch, generator: torch.Generator) -> Iterator[Minibatch]:
+        """About ``minibatch_size`` samples each: of whole tasks, or of the only task there is."""
+        pre, post, old = batch
+        tasks, count = post.weights.shape
+        parts = max(1, tasks * count // self._settings.minibatch_size)
+
+        def shuffled(n: int) -> tuple[Tensor, ...]:
+            order = torch.randperm(n, generator=generator).to(post.weights.device)
+            return order.tensor_split(min(n, parts))
+
+        if tasks == 1:
+            for index in shuffled(count):
+                yield Minibatch(pre, post.select(index), Gaussian(old.mean[:, index], old.log_std))
+        else:
+            for index in shuffled(tasks):
+                taken = [Samples(*(field[index] for field in samples)) for samples in (*pre, post)]
+                yield Minibatch(tuple(taken[:-1]), taken[-1], Gaussian(old.mean[index], old.log_std[index]))
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of the critic and of the optimiser's state, on the CPU, for a checkpoint."""
-
-        def copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value.detach().cpu().clone() for name, value in tensors.items()}
-
-        optimizer = self._optimizer.state_dict()
-        optimizer["state"] = {index: copy(state) for index, state in optimizer["state"].items()}
-        return {"value": copy(self._value.state_dict()), "optimizer": optimizer}
+        """The optimiser's state, for a checkpoint."""
+        return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what ``state_dict`` returned."""
-        self._value.load_state_dict(state["value"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,45 +11,46 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import random_samples
 
 from maml_rl import MAML, MAMLConfig
-from maml_rl.batch import Trajectories
+from maml_rl.batch import Samples, Trajectories
+from maml_rl.critic import Critic, ValueFunction
 from maml_rl.envs import TASK_IN_OBSERVATION
 from maml_rl.learner import NonFiniteError
-from maml_rl.losses import clipped_surrogate
-from maml_rl.policy import GaussianMLP, Params
-from maml_rl.ppo import PPO, PPOSettings, ValueFunction
+from maml_rl.losses import clipped_surrogate_and_kl, surrogate_and_kl
+from maml_rl.meta_learner import stack_params
+from maml_rl.meta_update import adapt_policy
+from maml_rl.policy import Gaussian, GaussianMLP, Params
+from maml_rl.ppo import PPO, PPOSettings
+from maml_rl.trpo import LineSearch, StepResult
 
 SPEC = GaussianMLP(observation_size=3, action_size=2, hidden_sizes=(8,), initial_std=0.5)
-SETTINGS = PPOSettings(gamma=0.9, gae_lambda=0.8, num_epochs=4, minibatch_size=50, max_kl=10.0)
+SETTINGS = PPOSettings(num_epochs=4, minibatch_size=50, max_kl=10.0)
+LOSS = clipped_surrogate_and_kl(0.2)
 
 
-def episodes(count: int = 20, horizon: int = 12, seed: int = 0, policy: Params | None = None) -> Trajectories:
-    """Episodes of different lengths, whose reward is the first action minus the first observation."""
-    rng = np.random.default_rng(seed)
-    params = policy or SPEC.init_params(0)
-    observations = rng.standard_normal((count, horizon, 3)).astype(np.float32)
-    mean = SPEC(
-        {k: v[None] for k, v in params.items()}, torch.from_numpy(observations.reshape(1, -1, 3))
-    ).mean
-    actions = mean.numpy().reshape(count, horizon, 2) + 0.5 * rng.standard_normal((count, horizon, 2))
-    lengths = rng.integers(horizon // 2, horizon + 1, count)
-    valid = np.arange(horizon) < lengths[:, None]
-    return Trajectories(
-        observations=observations * valid[..., None],
-        actions=(actions * valid[..., None]).astype(np.float32),
-        rewards=((actions[..., 0] - observations[..., 0]) * valid).astype(np.float32),
-        lengths=lengths,
-    )
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def update(settings: PPOSettings, times: int = 1, seed: int = 1) -> tuple[Params, list[float]]:
-    ppo, params = PPO(SPEC, settings, seed=0), SPEC.init_params(0)
-    explained = []
-    for i in range(times):
-        params, result = ppo.update(params, episodes(200, seed=i, policy=params), seed + i)
-        explained.append(result.explained_variance)
-    return params, explained
+def policy_samples(params: Params, counts: Sequence[int], seed: int = 0) -> Samples:
+    """Samples whose actions are the policy's."""
+    samples = random_samples(SPEC, counts, seed, torch.float32)
+    policy = SPEC(stack_params(params, len(counts)), samples.observations)
+    noise = torch.randn(samples.actions.shape, generator=generator(seed))
+    return samples._replace(actions=policy.mean + policy.log_std.exp()[:, None] * noise)
+
+
+def update(
+    settings: PPOSettings = SETTINGS,
+    counts: Sequence[int] = (400,),
+    pre: Sequence[Samples] = (),
+    seed: int = 1,
+) -> tuple[Params, StepResult]:
+    params = SPEC.init_params(0)
+    post = policy_samples(params, counts)
+    return PPO(SPEC, params, settings).update(params, pre, post, LOSS, generator(seed))
 
 
 # --- the loss
@@ -65,27 +68,115 @@ def update(settings: PPOSettings, times: int = 1, seed: int = 1) -> tuple[Params
     ],
 )
 def test_clipped_surrogate(ratio: float, advantage: float, loss: float, has_gradient: bool) -> None:
-    log_ratio = torch.tensor([ratio]).log().requires_grad_()
-    value = clipped_surrogate(log_ratio, torch.tensor([advantage]), 0.2)
-    value.backward()
+    # One action of 1 under N(mean, 1); log ratio = (1 - old)^2 / 2 - (1 - new)^2 / 2 with old mean 0.
+    new = torch.tensor(1 - math.sqrt(1 - 2 * math.log(ratio)), requires_grad=True)
+    one = torch.ones(1, 1, 1)
+    samples = Samples(one, one, torch.full((1, 1), advantage), torch.ones(1, 1))
+    policy, old = (Gaussian(mean * one, torch.zeros(1, 1)) for mean in (new, torch.tensor(0.0)))
+    value, kl = LOSS(policy, old, samples)
+    value.sum().backward()
     assert value.item() == pytest.approx(loss)
-    assert (log_ratio.grad.item() != 0) == has_gradient
+    assert (new.grad.item() != 0) == has_gradient
+    assert torch.equal(kl, surrogate_and_kl(policy, old, samples)[1])
 
 
 # --- one update
 
 
-def test_first_step_is_adams_on_the_policy_gradient() -> None:
-    data = episodes()
-    params, _ = PPO(SPEC, replace(SETTINGS, num_epochs=1, minibatch_size=10**6), 0).update(
-        SPEC.init_params(0), data, 1
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_first_step_is_adams_on_the_meta_gradient(inner_steps: int, first_order: bool) -> None:
+    params, counts = SPEC.init_params(0), [30, 50, 40]
+    pre = [policy_samples(params, counts, seed) for seed in range(inner_steps)]
+    settings = replace(
+        SETTINGS, num_epochs=1, minibatch_size=10**6, first_order=first_order, line_search=LineSearch(1)
     )
-    # The reference: -mean(log pi A), with advantages summed step by step from an untouched critic's values.
-    critic = PPO(SPEC, SETTINGS, 0)._value
-    inputs = critic.inputs(torch.from_numpy(data.observations))
+    new, result = update(settings, counts, pre)
+    assert result.accepted
+    start = {name: value.requires_grad_() for name, value in SPEC.init_params(0).items()}
+    adapted = stack_params(start, len(counts))
+    if pre:
+        adapted = adapt_policy(SPEC, start, pre, settings.inner_lr, first_order=first_order)
+    post = policy_samples(params, counts)
+    policy = SPEC(adapted, post.observations)
+    loss = surrogate_and_kl(policy, policy.detach(), post)[0].mean()
+    gradients = torch.autograd.grad(loss, list(start.values()))
+    for (name, value), gradient in zip(start.items(), gradients, strict=True):
+        step = (new[name] - value.detach()).flatten()
+        large = gradient.flatten().abs() > 1e-3  # Adam's first step has the length lr in every coordinate
+        torch.testing.assert_close(step[large], -1e-3 * gradient.flatten()[large].sign(), rtol=0.05, atol=0)
+        assert large.any()
+
+
+def test_the_step_is_cut_to_the_trust_region() -> None:
+    wide, narrow = (replace(SETTINGS, lr=0.02, max_kl=max_kl) for max_kl in (10.0, 0.01))
+    (_, free), (_, cut) = update(wide), update(narrow)
+    assert free.backtracks == 0
+    assert free.kl > 0.03
+    assert 0.005 < cut.kl <= 0.01
+    assert cut.backtracks > 0
+    assert cut.loss_after < cut.loss_before
+
+
+def test_what_is_no_improvement_is_not_taken() -> None:
+    params = SPEC.init_params(0)
+    post = policy_samples(params, [60])
+    update = PPO(SPEC, params, SETTINGS)
+    flat = post._replace(advantages=torch.zeros_like(post.advantages))
+    same, result = update.update(params, (), flat, LOSS, generator())
+    assert not result.accepted
+    assert same is params
+
+
+def test_epochs_end_when_the_kl_is_exceeded() -> None:
+    tiny = {"lr": 1e-6, "max_kl": 1e-12}
+    ended, _ = update(replace(SETTINGS, num_epochs=10, **tiny))
+    one, _ = update(replace(SETTINGS, num_epochs=1, **tiny))
+    more, _ = update(replace(SETTINGS, num_epochs=2, lr=1e-6))
+    for name in SPEC.shapes:
+        assert torch.equal(ended[name], one[name])
+    assert not torch.equal(one["mean.weight"], more["mean.weight"])
+
+
+@pytest.mark.parametrize("counts", [(400,), (40, 60, 50)])
+def test_an_update_is_a_function_of_its_arguments(counts: tuple[int, ...]) -> None:
+    pre = [policy_samples(SPEC.init_params(0), counts, 5)] if len(counts) > 1 else []
+    for seed, equal in ((1, True), (2, False)):
+        a, b = (update(counts=counts, pre=pre, seed=s)[0] for s in (1, seed))
+        assert torch.equal(a["mean.bias"], b["mean.bias"]) == equal
+
+
+# --- the critic
+
+
+def episodes(count: int = 200, horizon: int = 12, seed: int = 0) -> Trajectories:
+    """Episodes of different lengths; a step's reward is minus the first observation, plus noise."""
+    rng = np.random.default_rng(seed)
+    observations = rng.standard_normal((count, 1, 3)) + 0.3 * rng.standard_normal((count, horizon, 3))
+    lengths = rng.integers(horizon // 2, horizon + 1, count)
+    valid = np.arange(horizon) < lengths[:, None]
+    rewards = -observations[..., 0] + 0.1 * rng.standard_normal((count, horizon))
+    return Trajectories(
+        observations=(observations * valid[..., None]).astype(np.float32),
+        actions=(rng.standard_normal((count, horizon, 2)) * valid[..., None]).astype(np.float32),
+        rewards=(rewards * valid).astype(np.float32),
+        lengths=lengths,
+    )
+
+
+def critic(seed: int = 0) -> Critic:
+    return Critic(3, gamma=0.9, gae_lambda=0.8, seed=seed)
+
+
+def test_advantages_by_brute_force() -> None:
+    data = episodes(20)
+    judge = critic()
+    samples, _ = judge.judge(data, generator())
+    reference = critic()._value
+    inputs = reference.inputs(torch.from_numpy(data.observations))
     valid = torch.arange(12) < torch.from_numpy(data.lengths)[:, None]
-    critic.fit_scale(inputs[valid])
-    values = critic(inputs).detach().double().numpy()
+    reference.fit_scale(inputs[valid])
+    values = reference(inputs).detach().double().numpy()
     advantages = []
     for k, length in enumerate(data.lengths):
         following, episode = 0.0, []
@@ -94,70 +185,31 @@ def test_first_step_is_adams_on_the_policy_gradient() -> None:
             following = data.rewards[k, t] + 0.9 * next_value - values[k, t] + 0.9 * 0.8 * following
             episode.append(following)
         advantages += reversed(episode)
-    standard = torch.from_numpy((np.array(advantages) - np.mean(advantages)) / np.std(advantages))
-    start = {name: value[None].requires_grad_() for name, value in SPEC.init_params(0).items()}
-    policy = SPEC(start, torch.from_numpy(data.observations)[valid][None])
-    log_prob = policy.log_prob(torch.from_numpy(data.actions)[valid][None])[0]
-    gradients = torch.autograd.grad(-(log_prob * standard).mean(), list(start.values()))
-    for (name, value), gradient in zip(start.items(), gradients, strict=True):
-        step = (params[name] - value.detach()[0]).flatten()
-        large = gradient.flatten().abs() > 1e-3  # Adam's first step has the length lr in every coordinate
-        torch.testing.assert_close(step[large], -1e-3 * gradient.flatten()[large].sign(), rtol=0.05, atol=0)
-        assert large.any()
+    expected = (np.array(advantages) - np.mean(advantages)) / np.std(advantages)
+    np.testing.assert_allclose(samples.advantages[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(samples.actions[0], data.actions[valid.numpy()])
 
 
-def test_epochs_end_when_the_kl_is_exceeded() -> None:
-    ended, _ = update(replace(SETTINGS, num_epochs=10, max_kl=1e-9))
-    one, _ = update(replace(SETTINGS, num_epochs=1))
-    more, _ = update(replace(SETTINGS, num_epochs=2))
-    for name in SPEC.shapes:
-        assert torch.equal(ended[name], one[name])
-    assert not torch.equal(one["mean.weight"], more["mean.weight"])
-
-
-def test_an_update_is_a_function_of_state_and_seed() -> None:
-    for seed, equal in ((1, True), (2, False)):
-        assert (
-            torch.equal(update(SETTINGS)[0]["mean.bias"], update(SETTINGS, seed=seed)[0]["mean.bias"])
-            == equal
-        )
-
-
-def test_padding_does_not_count() -> None:
-    data = episodes()
-    padded = replace(
-        data, **{n: np.concatenate([getattr(data, n)] * 2, 1) for n in ("observations", "actions", "rewards")}
-    )
-    a, b = (PPO(SPEC, SETTINGS, 0).update(SPEC.init_params(0), d, 1)[1] for d in (data, padded))
-    # The critic's input is the fraction of the horizon: another horizon is another scale, and nothing else.
-    assert a.gradient_norm == pytest.approx(b.gradient_norm, rel=0.05)
-
-
-# --- the critic
-
-
-def test_critic_learns_to_predict_returns() -> None:
-    _, explained = update(replace(SETTINGS, num_epochs=10), times=12)
-    assert explained[0] < 0.1
-    assert explained[-1] > 0.3
+def test_critic_learns_to_predict_returns_that_can_be_predicted() -> None:
+    judges = critic(), critic()
+    for i in range(12):
+        data = episodes(seed=i)
+        shuffled = np.random.default_rng(i).permutation(len(data.lengths))
+        _, explained = judges[0].judge(data, generator(i))
+        # Negative control: the observations of other episodes.
+        wrong = replace(data, observations=data.observations[shuffled])
+        _, unexplained = judges[1].judge(wrong, generator(i))
+    assert explained > 0.7
+    assert unexplained < 0.2
 
 
 def test_critic_keeps_the_scale_of_the_first_batch() -> None:
-    critic = ValueFunction(2)
+    value = ValueFunction(2)
     first = torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 7.0]])
-    critic.fit_scale(first)
-    critic.fit_scale(100 * first)
-    torch.testing.assert_close(critic.mean, torch.tensor([1.0, 1.0, 6.0]))
-    torch.testing.assert_close(critic.std, torch.tensor([1.0, 0.05, 1.0]))  # a constant does not divide by 0
-
-
-def test_state_is_all_there_is() -> None:
-    ppo, params = PPO(SPEC, SETTINGS, seed=0), SPEC.init_params(0)
-    params, _ = ppo.update(params, episodes(), 1)
-    other = PPO(SPEC, SETTINGS, seed=5)
-    other.load_state_dict(ppo.state_dict())
-    for a, b in zip(*(p.update(params, episodes(seed=2), 3)[0].values() for p in (ppo, other)), strict=True):
-        assert torch.equal(a, b)
+    value.fit_scale(first)
+    value.fit_scale(100 * first)
+    torch.testing.assert_close(value.mean, torch.tensor([1.0, 1.0, 6.0]))
+    torch.testing.assert_close(value.std, torch.tensor([1.0, 0.05, 1.0]))  # a constant does not divide by 0
 
 
 # --- as an outer update
@@ -220,22 +272,19 @@ def test_resume_is_exact_and_runners_do_not_matter(tmp_path: Path) -> None:
 def test_an_update_that_diverges_is_refused_and_leaves_no_trace() -> None:
     algo: MAML = oracle(lr=1e30).build_algo()
     before = algo.meta_params()
-    state = algo.learner_group.get_state()["learner"]["ppo"]
+    state = [algo.learner_group.get_state()["learner"][name] for name in ("ppo", "critic")]
     assert algo.train()["update_refused"] == 1
     for name, value in algo.meta_params().items():
         np.testing.assert_array_equal(value, before[name])
-    after = algo.learner_group.get_state()["learner"]["ppo"]
-    for name, value in after["value"].items():
-        torch.testing.assert_close(value, state["value"][name], equal_nan=True)
+    assert state == [algo.learner_group.get_state()["learner"][name] for name in ("ppo", "critic")]
     algo.train()
-    with pytest.raises(NonFiniteError, match="after PPO"):
+    with pytest.raises(NonFiniteError, match="meta-gradient is not finite"):
         algo.train()
     algo.stop()
 
 
 def test_settings_that_do_not_go_together() -> None:
     for config, message in (
-        (oracle(inner_steps=1), "outer_update is 'ppo', but inner_steps is 1"),
         (oracle(outer_update="trpo"), "minibatch_size is 250, but outer_update is 'trpo'"),
         (oracle(outer_update="adam"), "outer_update is 'adam'; it must be trpo or ppo"),
         (oracle(clip_param=1.5), "clip_param is 1.5"),
