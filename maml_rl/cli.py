@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from maml_rl.cli_results import evaluate, plot, print_json, report, tune, video
 from maml_rl.config import TRAINING_FIELDS, MAMLConfig
-from maml_rl.envs import make_task_env
+from maml_rl.envs import TaskVectorEnv, make_task_env
 from maml_rl.methods import GUIDED, MethodName, configure
 from maml_rl.presets import EXPERIMENTS, get_experiment
 from maml_rl.resources import check_resources
@@ -120,15 +120,16 @@ def train(
             "the run directory or policy file of --method oracle"
         )
     config.validate()
-    env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))  # says what is wrong with it
-    if config.expert is not None:
-        load_expert(Path(config.expert), env)  # so does this
-    env.close()
     if run is not None and output is not None:
         raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
     if run is not None and start_from is not None:
         raise ValueError(f"start_from is {start_from}, but the run in {run.path} is resumed: it has a policy")
-    initial = None if start_from is None else _initial_policy(config, start_from)
+    # What is wrong with environment, expert or policy is said here, before anything starts.
+    env = make_task_env(config.env, 1, config.horizon, config.env_config)
+    if config.expert is not None:
+        load_expert(Path(config.expert), env)
+    initial = None if start_from is None else _initial_policy(config, env, start_from)
+    env.close()
     start_ray(address)
     check_resources(config)
     if run is None:
@@ -172,16 +173,14 @@ def _stored_config(
     return config, stored["preset"], stored["method"], stored["iterations"]
 
 
-def _initial_policy(config: MAMLConfig, source: Path) -> PolicyFile:
-    """The policy to begin with; it must be of the shape that ``config`` trains on its environment."""
+def _initial_policy(config: MAMLConfig, env: TaskVectorEnv, source: Path) -> PolicyFile:
+    """The policy to begin with; it must be of the shape that ``config`` trains on its environment ``env``."""
     from maml_rl.policy_file import PolicyFileError, load_policy
     from maml_rl.run_directory import policy_file_in
 
     path = policy_file_in(source)
     policy = load_policy(path)
-    env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))
     spec = config.policy_spec(env.single_observation_space, env.single_action_space)
-    env.close()
     if policy.spec.shapes != spec.shapes or policy.spec.activation != spec.activation:
         raise PolicyFileError(f"start_from: {path} holds {policy.spec}, but this run trains {spec}")
     if set(policy.params) != set(spec.shapes) and not config.learn_inner_lr:

@@ -70,7 +70,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
             self.config.env,
             self.config.episodes_per_task,
             self.config.horizon,
-            dict(self.config.env_config),
+            self.config.env_config,
         )
         self._policy_spec = self.config.policy_spec(
             self.env.single_observation_space, self.env.single_action_space

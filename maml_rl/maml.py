@@ -45,7 +45,7 @@ class MAML(Algorithm):
     def setup(self, config: MAMLConfig) -> None:
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
-        env = make_task_env(self.config.env, 1, self.config.horizon, dict(self.config.env_config))
+        env = make_task_env(self.config.env, 1, self.config.horizon, self.config.env_config)
         expert = load_expert(Path(self.config.expert), env) if self.config.expert else None
         env.close()
         self._refusals = 0
