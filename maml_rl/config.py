@@ -74,6 +74,7 @@ class MAMLConfig(AlgorithmConfig):
         self.first_order: bool = False
         self.expert: str | None = None
         self.expert_std_scale: float = 1.0
+        self.expert_clip: bool = False
         self.meta_batch_size: int = 20
         self.episodes_per_task: int = 20
         self.horizon: int = 100
@@ -114,6 +115,7 @@ class MAMLConfig(AlgorithmConfig):
         first_order: bool = NotProvided,
         expert: str = NotProvided,
         expert_std_scale: float = NotProvided,
+        expert_clip: bool = NotProvided,
         meta_batch_size: int = NotProvided,
         episodes_per_task: int = NotProvided,
         horizon: int = NotProvided,
@@ -154,6 +156,8 @@ class MAMLConfig(AlgorithmConfig):
                 (Mendonca et al. 2019).
             expert_std_scale: factor on the expert's standard deviation, which is imitated too; an expert explores
                 more than its pupils need.
+            expert_clip: imitate the expert's actions as the environment clips them; for experts whose actions lie
+                mostly outside the box, and pupils that cannot imitate how far.
             meta_batch_size: tasks per meta-update; independent of the number of env runners.
             episodes_per_task: episodes K per task and phase.
             horizon: steps H after which an episode is cut.
@@ -224,8 +228,10 @@ class MAMLConfig(AlgorithmConfig):
                 raise ValueError(
                     f"{name} is {value!r}, but outer_update is {self.outer_update!r}: it is a setting of PPO"
                 )
-        if self.expert is None and self.expert_std_scale != 1:
-            raise ValueError(f"expert_std_scale is {self.expert_std_scale!r}, but there is no expert")
+        for name in ("expert_std_scale", "expert_clip"):
+            value = getattr(self, name)
+            if self.expert is None and value != getattr(default, name):
+                raise ValueError(f"{name} is {value!r}, but there is no expert")
         if self.learn_inner_lr and self.context_size:
             raise ValueError(
                 f"learn_inner_lr is True, but context_size is {self.context_size}: a context takes fixed steps"
@@ -338,6 +344,7 @@ _RULES: dict[str, _Rule] = {
     "first_order": _BOOL,
     "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
     "expert_std_scale": _POSITIVE,
+    "expert_clip": _BOOL,
     "meta_batch_size": _COUNT,
     "episodes_per_task": _COUNT,
     "horizon": _COUNT,

@@ -12,7 +12,7 @@ divergence of the two distributions in closed form, in place of sampled expert a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,36 +30,39 @@ from maml_rl.run_directory import policy_file_in
 
 @dataclass(frozen=True)
 class Expert:
-    """A policy whose observation ends with the features of the task: what ``--method oracle`` trains."""
+    """A policy whose observation ends with the features of the task: what ``--method oracle`` trains.
+
+    Attributes:
+        std_scale: factor on its standard deviation.
+        clip: whether it shows its mean actions as the environment clips them. A mean far outside the box acts as
+            the box's edge, and to imitate how far outside it is can take most of a pupil's capacity.
+    """
 
     spec: GaussianMLP
     params: Params
+    std_scale: float = 1.0
+    clip: bool = False
 
-    def outer_loss(self, std_scale: float = 1.0) -> OuterLoss:
-        """The imitation loss on samples that ``show`` has answered.
-
-        Args:
-            std_scale: factor on the expert's standard deviation.
-        """
-        return imitation_and_kl(self.params[LOG_STD] + math.log(std_scale))
+    @property
+    def outer_loss(self) -> OuterLoss:
+        """The imitation loss on samples that ``show`` has answered."""
+        return imitation_and_kl(self.params[LOG_STD] + math.log(self.std_scale))
 
     def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
-        """The samples with the expert's mean actions in place of those that were taken.
-
-        A mean outside the action box acts as the box's edge, and is shown as that: to imitate how far outside it
-        is would take most of a pupil's capacity.
-        """
+        """The samples with the expert's mean actions in place of those that were taken."""
         tasks, count = samples.weights.shape
-        device = samples.observations.device
         features = torch.from_numpy(task_features).to(samples.observations)[:, None].expand(-1, count, -1)
-        params = {name: value.to(device) for name, value in self.params.items()}
         with torch.no_grad():
             observations = torch.cat([samples.observations, features], dim=-1)
-            answer = self.spec(stack_params(params, tasks), observations)
-        return samples._replace(actions=answer.mean.clamp(-1, 1))
+            mean = self.spec(stack_params(self.params, tasks), observations).mean
+        return samples._replace(actions=mean.clamp(-1, 1) if self.clip else mean)
+
+    def to(self, device: torch.device) -> Expert:
+        """The expert with its parameters on ``device``."""
+        return replace(self, params={name: value.to(device) for name, value in self.params.items()})
 
 
-def load_expert(path: Path, env: TaskVectorEnv) -> Expert:
+def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False) -> Expert:
     """The expert in a run directory or ``*.safetensors`` file.
 
     Raises:
@@ -75,4 +78,4 @@ def load_expert(path: Path, env: TaskVectorEnv) -> Expert:
             f"expert: {file} has {found[0]} inputs and {found[1]} actions; an expert for this environment "
             f"has {expected[0]} (the observation and the task) and {expected[1]}: train it with --method oracle"
         )
-    return Expert(policy.spec, policy.params)
+    return Expert(policy.spec, policy.params, std_scale, clip)

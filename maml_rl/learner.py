@@ -105,7 +105,7 @@ class MAMLLearner(TorchLearner):
 
     def set_expert(self, expert: Expert) -> None:
         """From now on the outer loss is imitation of ``expert``."""
-        self._expert = expert
+        self._expert = expert.to(self.device)
 
     def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, dict[str, float]]:
         """Lines 6-7: every task's parameters after the inner steps so far.
@@ -160,7 +160,7 @@ class MAMLLearner(TorchLearner):
         if self._expert is not None:
             assert task_features is not None, "the expert has to be told the tasks"
             post = self._expert.show(post, task_features)
-            outer_loss = self._expert.outer_loss(self.config.expert_std_scale)
+            outer_loss = self._expert.outer_loss
         elif ppo is not None:
             outer_loss = clipped_surrogate_and_kl(self.config.clip_param)
         params, step = (

@@ -46,7 +46,14 @@ class MAML(Algorithm):
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
         env = make_task_env(self.config.env, 1, self.config.horizon, self.config.env_config)
-        expert = load_expert(Path(self.config.expert), env) if self.config.expert else None
+        expert = None
+        if self.config.expert:
+            expert = load_expert(
+                Path(self.config.expert),
+                env,
+                std_scale=self.config.expert_std_scale,
+                clip=self.config.expert_clip,
+            )
         env.close()
         self._refusals = 0
         super().setup(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,10 +107,17 @@ def test_an_expert_sees_each_tasks_own_features() -> None:
     spec = GaussianMLP(observation_size=2, action_size=2)
     samples = random_samples(spec, [3, 5], dtype=torch.float32)
     goals = np.array([[0.1, 0.2], [-0.4, 0.3]])
-    shown = Expert(EXPERT_SPEC, goal_seeker()).show(samples, goals)
+    expert = Expert(EXPERT_SPEC, goal_seeker(), std_scale=0.5)
+    shown = expert.show(samples, goals)
     expected = 8 * (torch.from_numpy(goals).float()[:, None] - samples.observations)
+    torch.testing.assert_close(shown.actions, expected)
     assert (expected.abs() > 1).any()
-    torch.testing.assert_close(shown.actions, expected.clamp(-1, 1))
+    clipped = replace(expert, clip=True).show(samples, goals)
+    torch.testing.assert_close(clipped.actions, expected.clamp(-1, 1))
+    # The loss is 0 for the pupil that does what was shown, with the deviation that was asked for.
+    pupil = Gaussian(expected, torch.full((2, 2), -1 - math.log(2)))
+    loss, _ = expert.outer_loss(pupil, pupil, shown)
+    torch.testing.assert_close(loss, torch.zeros(2))
     for name in ("observations", "advantages", "weights"):
         assert getattr(shown, name) is getattr(samples, name)
 

@@ -23,6 +23,7 @@ from maml_rl.meta_learner import stack_params
 from maml_rl.meta_update import adapt_policy
 from maml_rl.policy import Gaussian, GaussianMLP, Params
 from maml_rl.ppo import PPO, PPOSettings
+from maml_rl.presets import point_nav
 from maml_rl.trpo import LineSearch, StepResult
 
 SPEC = GaussianMLP(observation_size=3, action_size=2, hidden_sizes=(8,), initial_std=0.5)
@@ -253,6 +254,20 @@ def test_an_oracle_learns_and_a_policy_that_is_not_told_the_goal_does_not() -> N
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_a_meta_policy_learns_to_adapt() -> None:
+    config = point_nav().training(
+        hidden_sizes=(32, 32), outer_update="ppo", lr=3e-3, minibatch_size=8000, num_epochs=5, max_kl=0.05
+    )
+    algo = config.build_algo()
+    results = [algo.train() for _ in range(8)]
+    algo.stop()
+    assert results[0]["return_post"] < -50
+    assert results[-1]["return_post"] > -25
+    assert results[-1]["return_post"] - results[-1]["return_pre"] > 12
+    assert all(result["kl"] <= 0.05 for result in results)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_resume_is_exact_and_runners_do_not_matter(tmp_path: Path) -> None:
     algo = oracle().build_algo()
     algo.train()
@@ -289,6 +304,7 @@ def test_settings_that_do_not_go_together() -> None:
         (oracle(outer_update="adam"), "outer_update is 'adam'; it must be trpo or ppo"),
         (oracle(clip_param=1.5), "clip_param is 1.5"),
         (oracle(expert_std_scale=0.5), "expert_std_scale is 0.5, but there is no expert"),
+        (oracle(expert_clip=True), "expert_clip is True, but there is no expert"),
     ):
         with pytest.raises(ValueError, match=message):
             config.validate()
