@@ -12,8 +12,8 @@ line  what happens                                                   where
 10    one trust-region step on the mean post-adaptation surrogate    ``meta_update.meta_update`` -> ``trpo``
 ====  =============================================================  =========================================
 
-``MAML._meta_iteration`` in ``maml.py`` reads like the algorithm. Importing this package imports neither Ray nor
-torch until one of its names is used.
+(Line 10 with Adam's steps in place of the trust-region step: ``ppo``.) ``MAML._meta_iteration`` in ``maml.py``
+reads like the algorithm. Importing this package imports neither Ray nor torch until one of its names is used.
 """
 
 from __future__ import annotations

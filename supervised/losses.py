@@ -11,7 +11,8 @@ def mean_squared_error(
     outputs: Float[Tensor, "tasks n dims"], targets: Float[Tensor, "tasks n dims"]
 ) -> Float[Tensor, " tasks"]:
     """Mean over a task's examples (paper, eq. 2, up to the constant)."""
-    return (outputs - targets).square().flatten(1).mean(1)
+    squares = F.mse_loss(outputs, targets, reduction="none").flatten(1)
+    return squares.sum(1) / squares.shape[1]  # for small tensors half the time of mean
 
 
 def cross_entropy(

@@ -134,7 +134,7 @@ def meta_gradient(
     Args:
         tasks_per_chunk: tasks computed at once: bounds the memory; changes the result by rounding only.
     """
-    total = {name: torch.zeros_like(value) for name, value in meta_params.items()}
+    total: Params = {}
     measured = []
     for chunk in episodes.chunks(tasks_per_chunk):
         parts = split(learner, meta_params, chunk.tasks)
@@ -142,12 +142,12 @@ def meta_gradient(
             learner, parts, chunk.support, learner.inner_steps, first_order=learner.first_order
         )
         result = measure(learner, params, chunk.query)
-        gradients = torch.autograd.grad(
-            result.losses.sum() / episodes.tasks, list(meta_params.values()), allow_unused=True
-        )
+        weights = torch.full_like(result.losses, 1 / episodes.tasks)
+        gradients = torch.autograd.grad(result.losses, list(meta_params.values()), weights, allow_unused=True)
         for name, gradient in zip(meta_params, gradients, strict=True):
-            if gradient is not None:  # without inner steps the step sizes play no part
-                total[name] += gradient
+            if gradient is None:  # without inner steps the step sizes play no part
+                gradient = torch.zeros_like(meta_params[name])
+            total[name] = total[name] + gradient if name in total else gradient
         measured.append(Measurement(result.losses.detach(), result.accuracies))
     return total, join(measured)
 
@@ -178,6 +178,8 @@ def adaptation_curve(
 
 def join(parts: list[Measurement]) -> Measurement:
     """One measurement of the tasks of all ``parts``."""
+    if len(parts) == 1:
+        return parts[0]
     losses = torch.cat([part.losses for part in parts], -1)
     if parts[0].accuracies is None:
         return Measurement(losses, None)

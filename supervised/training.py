@@ -12,6 +12,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from maml_rl.interruption import interruptible
+from maml_rl.memory import keep_freed_memory
 from maml_rl.meta_learner import Params
 from maml_rl.progress import progress_display
 from maml_rl.run_directory import RunDirectory, RunError
@@ -52,6 +53,7 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the checkpoint of the last good iteration has been written.
         """
+        keep_freed_memory()
         if self.resume:
             self._restore()
         with (
