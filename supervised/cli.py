@@ -73,7 +73,8 @@ def train(
         device: where to compute.
         output: run directory; default: runs/PRESET-METHOD-DATE-TIME.
         resume: continue the run in this directory, bit for bit as if it had not stopped.
-        start_from: begin with the latest model of this run directory, of a network of the same shape.
+        start_from: begin with the latest model of this run directory, of a network of the same shape but for
+            the last layer, which begins anew for another number of ways.
         json: print the last row of progress.csv as JSON.
     """
     from supervised.training import TrainingRun

@@ -57,7 +57,8 @@ class MetaTrainer:
     """Trains a learner's meta-parameters on the tasks of a sampler.
 
     Args:
-        start_from: meta-parameters to begin with instead of fresh ones.
+        start_from: meta-parameters to begin with instead of fresh ones. The last layer begins fresh where it has
+            another shape: in a classifier for another number of ways.
 
     Raises:
         ValueError: ``start_from`` does not fit the learner.
@@ -75,8 +76,7 @@ class MetaTrainer:
         fresh = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
         initial = with_step_sizes(learner, fresh)
         if start_from is not None:
-            _check_shapes(initial, start_from)
-            initial = start_from
+            initial = _fitted(start_from, initial, getattr(learner.network, "head", None))
         self._params = {name: value.to(device, copy=True).requires_grad_() for name, value in initial.items()}
         self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
         self.iteration = 0
@@ -141,6 +141,15 @@ class MetaTrainer:
                     if f"adam/{key}/{name}" in state
                 }
         self.iteration = iteration
+
+
+def _fitted(stored: Params, fresh: Params, head: str | None) -> Params:
+    """``stored``, with the ``fresh`` last layer where that has another shape, as for another number of ways."""
+    last = [name for name in fresh if name.rpartition(".")[0] == head]
+    if any(name in stored and stored[name].shape != fresh[name].shape for name in last):
+        stored = stored | {name: fresh[name] for name in last}
+    _check_shapes(fresh, stored)
+    return stored
 
 
 def _check_shapes(expected: Params, stored: Params) -> None:

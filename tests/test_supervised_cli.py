@@ -142,6 +142,19 @@ def test_start_from_a_trained_model(sinusoid: Path, tmp_path: Path) -> None:
     assert description["start_from"] == {"path": str(sinusoid), "iteration": info["iteration"]}
 
 
+def test_start_from_a_model_for_another_number_of_ways(omniglot: Path, tmp_path: Path) -> None:
+    few, more = tmp_path / "few", tmp_path / "more"
+    run = ("train", "omniglot-5w1s", *TINY_IMAGES, "--data", omniglot)
+    assert run_cli(*run, "--ways", 2, "--output", few) == 0
+    begin = ("--ways", 3, "--start-from", few, "--meta-lr", 1e-12, "--output", more)
+    assert run_cli(*run, *begin) == 0
+    trained, begun = (load_model(RunDirectory.open(path), "latest")[0] for path in (few, more))
+    assert begun["dense.weight"].shape == (4, 3)
+    for name, value in trained.items():
+        if not name.startswith("dense."):
+            torch.testing.assert_close(begun[name], value, msg=name)
+
+
 def test_wrong_input_is_named(
     sinusoid: Path, tmp_path: Path, omniglot: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
