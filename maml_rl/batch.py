@@ -91,6 +91,25 @@ class Samples(NamedTuple):
         return chosen._replace(weights=chosen.weights / total)
 
 
+def to_tensors(
+    trajectories: Sequence[Trajectories], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Observations, actions, rewards and the mask of valid steps, ``[tasks, episodes, horizon, ...]`` each."""
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
+
+    observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
+    return observations, actions, rewards, torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
+
+
+def shuffled(
+    count: int, parts: int, generator: torch.Generator, device: torch.device | str
+) -> tuple[Tensor, ...]:
+    """The numbers below ``count`` in random order, in ``parts`` parts (no more than numbers) of equal size."""
+    return torch.randperm(count, generator=generator).to(device).tensor_split(min(count, parts))
+
+
 def make_samples(
     trajectories: Sequence[Trajectories],
     *,
@@ -104,12 +123,7 @@ def make_samples(
     The baseline is refitted to each task and phase on the very batch it then predicts, as in the published
     code (Finn et al. 2017, sec. 5.3: "fitted separately at each iteration for each sampled task").
     """
-
-    def stack(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
-
-    observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
-    mask = torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
+    observations, actions, rewards, mask = to_tensors(trajectories, device)
     returns = discounted_returns(rewards, gamma)
     values = linear_feature_baseline(observations, returns, mask, ridge=baseline_ridge)
     advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)

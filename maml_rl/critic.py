@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maml_rl.advantages import generalized_advantages, standardize
-from maml_rl.batch import Samples, Trajectories, pack
+from maml_rl.batch import Samples, Trajectories, pack, shuffled, to_tensors
 
 LR = 1e-3
 EPOCHS = 4
@@ -43,12 +43,12 @@ class ValueFunction(torch.nn.Module):
         self.register_buffer("std", torch.ones(observation_size + 1))
 
     def inputs(
-        self, observations: Float[Tensor, "episodes horizon observation"]
-    ) -> Float[Tensor, "episodes horizon inputs"]:
+        self, observations: Float[Tensor, "*batch horizon observation"]
+    ) -> Float[Tensor, "*batch horizon inputs"]:
         """The observations and the fraction of the horizon that has passed."""
-        episodes, horizon, _ = observations.shape
+        *batch, horizon, _ = observations.shape
         time = torch.arange(horizon, device=observations.device) / horizon
-        return torch.cat([observations, time[:, None].expand(episodes, horizon, 1)], dim=-1)
+        return torch.cat([observations, time[:, None].expand(*batch, horizon, 1)], dim=-1)
 
     def fit_scale(self, inputs: Float[Tensor, "samples inputs"]) -> None:
         """Take mean and deviation of the inputs, once."""
@@ -88,11 +88,7 @@ class Critic:
         Returns:
             The samples, and the fraction of the returns' variance that was explained before learning from them.
         """
-        observations, actions, rewards, lengths = (
-            torch.from_numpy(getattr(trajectories, name)).to(self._device)
-            for name in ("observations", "actions", "rewards", "lengths")
-        )
-        mask = torch.arange(rewards.shape[-1], device=self._device) < lengths[:, None]
+        observations, actions, rewards, mask = to_tensors([trajectories], self._device)
         inputs = self._value.inputs(observations)
         self._value.fit_scale(inputs[mask])
         with torch.no_grad():
@@ -101,9 +97,7 @@ class Critic:
         targets = (advantages + values)[mask]
         explained = 1 - (targets - values[mask]).var() / targets.var()
         self._fit(inputs[mask], targets, generator)
-        batch = [x[None] for x in (observations, actions, advantages, mask)]
-        batch[2] = standardize(batch[2], batch[3])
-        return pack(*batch), float(explained)
+        return pack(observations, actions, standardize(advantages, mask), mask), float(explained)
 
     def _fit(
         self,
@@ -112,8 +106,8 @@ class Critic:
         generator: torch.Generator,
     ) -> None:
         for _ in range(EPOCHS):
-            order = torch.randperm(len(targets), generator=generator).to(targets.device)
-            for index in order.tensor_split(max(1, len(order) // MINIBATCH)):
+            parts = max(1, len(targets) // MINIBATCH)
+            for index in shuffled(len(targets), parts, generator, targets.device):
                 self._optimizer.zero_grad()
                 (self._value(inputs[index]) - targets[index]).square().mean().backward()
                 self._optimizer.step()

@@ -15,8 +15,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next iteration; on other systems do nothing.
 
     By default large arrays go back to the operating system when they are freed, and every iteration gets them anew
-    as pages to be filled with zeros one by one. That took up to a third of the time of a supervised meta-iteration
-    (RESULTS.md, "Speed").
+    as pages to be filled with zeros one by one. That took up to a quarter of the time of a supervised
+    meta-iteration (RESULTS.md, "Speed").
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

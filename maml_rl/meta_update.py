@@ -91,6 +91,23 @@ def adapt_policy(
     return adapt(inner_loss(spec), start, pre, step_size, first_order=first_order)
 
 
+def adapted_policy(
+    spec: GaussianMLP,
+    meta_params: Params,
+    pre: Sequence[Samples],
+    post: Samples,
+    inner_lr: float,
+    *,
+    first_order: bool = False,
+) -> Gaussian:
+    """Every task's policy at its own ``post`` observations, adapted to ``pre`` if there is any."""
+    if pre:
+        params = adapt_policy(spec, meta_params, pre, inner_lr, first_order=first_order)
+    else:
+        params = stack_params(split_meta_params(meta_params, inner_lr)[0], len(post.weights))
+    return spec(params, post.observations)
+
+
 def adapt_in_chunks(
     spec: GaussianMLP,
     meta_params: Params,
@@ -170,13 +187,10 @@ class MetaObjective:
         return params
 
     def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Gaussian:
-        inner_lr = self._settings.inner_lr
-        if chunk.pre:
-            adapted = adapt_policy(self._spec, meta_params, chunk.pre, inner_lr, first_order=True)
-        else:
-            adapted = stack_params(split_meta_params(meta_params, inner_lr)[0], len(chunk.post.weights))
-        with torch.no_grad():
-            return self._spec(adapted, chunk.post.observations)
+        with torch.no_grad():  # the adaptation enables what it needs
+            return adapted_policy(
+                self._spec, meta_params, chunk.pre, chunk.post, self._settings.inner_lr, first_order=True
+            )
 
     def loss_and_kl(self, vector: Float[Tensor, " params"]) -> tuple[float, float]:
         """Outer loss and KL at the meta-parameters ``vector``, means over tasks."""

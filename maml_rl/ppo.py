@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from maml_rl.batch import Samples
+from maml_rl.batch import Samples, shuffled
 from maml_rl.losses import OuterLoss
-from maml_rl.meta_learner import stack_params
-from maml_rl.meta_update import adapt_policy
+from maml_rl.meta_update import adapted_policy
 from maml_rl.policy import Gaussian, GaussianMLP, Params
 from maml_rl.trpo import LineSearch, StepResult, line_search
 
@@ -81,15 +80,17 @@ class PPO:
         """
         self._set(parameters_to_vector(meta_params[name] for name in self._params))
         start = self._get()
-        batch = Minibatch(tuple(pre), post, self._policy(pre, post, first_order=True).detach())
+        with torch.no_grad():
+            old = self._policy(pre, post, first_order=True)
+        batch = Minibatch(tuple(pre), post, old)
 
+        @torch.no_grad()
         def evaluate(params: Tensor) -> tuple[float, float]:
             self._set(params)
-            new = self._policy(pre, post, first_order=True).detach()
-            loss, kl = outer_loss(new, batch.old, post)
+            loss, kl = outer_loss(self._policy(pre, post, first_order=True), old, post)
             return float(loss.mean()), float(kl.mean())
 
-        loss_before = float(outer_loss(batch.old, batch.old, post)[0].mean())
+        loss_before = float(outer_loss(old, old, post)[0].mean())
         norms = []
         for _ in range(self._settings.num_epochs):
             for part in self._minibatches(batch, generator):
@@ -125,29 +126,21 @@ class PPO:
         vector_to_parameters(vector.clone(), self._params.values())
 
     def _policy(self, pre: Sequence[Samples], post: Samples, first_order: bool) -> Gaussian:
-        if pre:
-            params = adapt_policy(
-                self._spec, self._params, pre, self._settings.inner_lr, first_order=first_order
-            )
-        else:
-            params = stack_params(self._params, len(post.weights))
-        return self._spec(params, post.observations)
+        return adapted_policy(
+            self._spec, self._params, pre, post, self._settings.inner_lr, first_order=first_order
+        )
 
     def _minibatches(self, batch: Minibatch, generator: torch.Generator) -> Iterator[Minibatch]:
         """About ``minibatch_size`` samples each: of whole tasks, or of the only task there is."""
         pre, post, old = batch
         tasks, count = post.weights.shape
         parts = max(1, tasks * count // self._settings.minibatch_size)
-
-        def shuffled(n: int) -> tuple[Tensor, ...]:
-            order = torch.randperm(n, generator=generator).to(post.weights.device)
-            return order.tensor_split(min(n, parts))
-
+        device = post.weights.device
         if tasks == 1:
-            for index in shuffled(count):
+            for index in shuffled(count, parts, generator, device):
                 yield Minibatch(pre, post.select(index), Gaussian(old.mean[:, index], old.log_std))
         else:
-            for index in shuffled(tasks):
+            for index in shuffled(tasks, parts, generator, device):
                 taken = [Samples(*(field[index] for field in samples)) for samples in (*pre, post)]
                 yield Minibatch(tuple(taken[:-1]), taken[-1], Gaussian(old.mean[index], old.log_std[index]))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from maml_rl.config import _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
+from maml_rl.config import _PPO_ONLY, _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
 from maml_rl.envs import make_task_env
 from maml_rl.presets import EXPERIMENTS, get_experiment
 
@@ -87,6 +87,16 @@ def test_rllib_fields_without_effect_are_refused(field: str) -> None:
     setattr(config, field, {"a": 1} if field == "_model_config" else 12345)
     with pytest.raises(ValueError, match=field.lstrip("_")):
         config.validate()
+
+
+@pytest.mark.parametrize("field", _PPO_ONLY)
+def test_settings_of_ppo_are_refused_without_it(field: str) -> None:
+    config = valid()
+    value = 0.5 if field in ("lr", "clip_param") else 12345
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=f"{field} is {value}, but outer_update is 'trpo'"):
+        config.validate()
+    config.training(outer_update="ppo").validate()
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,9 @@ def test_the_step_is_cut_to_the_trust_region() -> None:
 def test_what_is_no_improvement_is_not_taken() -> None:
     params = SPEC.init_params(0)
     post = policy_samples(params, [60])
-    update = PPO(SPEC, params, SETTINGS)
+    ppo = PPO(SPEC, params, SETTINGS)
     flat = post._replace(advantages=torch.zeros_like(post.advantages))
-    same, result = update.update(params, (), flat, LOSS, generator())
+    same, result = ppo.update(params, (), flat, LOSS, generator())
     assert not result.accepted
     assert same is params
 
