@@ -16,6 +16,7 @@ Problem = Literal["sinusoid", "omniglot", "miniimagenet"]
 Method = Literal[
     "maml",
     "first-order",
+    "anil",
     "context-vector",
     "pretrained",
     "oracle",
@@ -24,7 +25,7 @@ Method = Literal[
     "multi-task-l2-mean",
     "classifier",
 ]
-META_LEARNED = ("maml", "first-order", "context-vector")
+META_LEARNED = ("maml", "first-order", "anil", "context-vector")
 MULTI_TASK = ("multi-task", "multi-task-l2", "multi-task-l2-mean")
 METHODS: dict[str, tuple[str, ...]] = {
     "sinusoid": (*META_LEARNED, "pretrained", "oracle", *MULTI_TASK),

@@ -26,7 +26,7 @@ from supervised.losses import (
 )
 from supervised.meta_step import Learner
 from supervised.multi_task import PENALTIES, RegressorAveraging
-from supervised.networks import MLP, ConvNet, WithContext
+from supervised.networks import MLP, ConvNet, HeadOnly, Network, WithContext
 from supervised.problem import Problem, validation_after_adaptation
 from supervised.sinusoid import SinusoidSampler
 from supervised.trainer import MetaTrainer, Trainer
@@ -100,14 +100,13 @@ class Experiment:
             **common,
         )
 
-    def _regressor(self) -> MLP | WithContext:
+    def _regressor(self) -> Network:
         config = self.config
         context = config.context_size if config.method == "context-vector" else 0
         inputs = 3 if config.method == "oracle" else 1 + context
-        network = MLP((inputs, *config.hidden_sizes, 1))
-        return WithContext(network, (context,)) if context else network
+        return self._to_adapt(MLP((inputs, *config.hidden_sizes, 1)), ())
 
-    def _image_network(self, outputs: int) -> MLP | ConvNet | WithContext:
+    def _image_network(self, outputs: int) -> Network:
         config = self.config
         height, width, channels = IMAGE_SHAPES[config.problem]
         context = config.context_size if config.method == "context-vector" else 0
@@ -124,7 +123,13 @@ class Experiment:
                 pool=config.problem == "miniimagenet",
                 adapt_norm=config.adapt_norm,
             )
-        return WithContext(network, (height, width, context)) if context else network
+        return self._to_adapt(network, (height, width))
+
+    def _to_adapt(self, network: MLP | ConvNet, size: tuple[int, ...]) -> Network:
+        """The network as the method adapts it; ``size`` is that of inputs without their channels."""
+        if self.config.method == "context-vector":
+            return WithContext(network, (*size, self.config.context_size))
+        return HeadOnly(network) if self.config.method == "anil" else network
 
     # --- tasks
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maml_rl.meta_learner import InnerLR, Params, adapt, stack_params
 from supervised.episodes import Episodes, Examples
-from supervised.networks import Network
+from supervised.networks import HeadOnly, Network
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """``(outputs [tasks, n, ...], targets [tasks, n, ...]) -> [tasks]``."""
@@ -51,9 +51,14 @@ class Learner:
     accuracy: TaskLoss | None = None
     prepare: Callable[[Tensor], Tensor] = lambda inputs: inputs
 
+    def features(self, shared: Params, inputs: Tensor) -> Tensor:
+        """Inputs as the inner loop sees them: prepared, and through the layers that it leaves alone."""
+        prepared = self.prepare(inputs)
+        return self.network.embed(shared, prepared) if isinstance(self.network, HeadOnly) else prepared
+
     def outputs(self, params: Params, inputs: Tensor) -> Tensor:
         """The network's outputs for stacked parameters."""
-        return self.network(params, self.prepare(inputs))
+        return self.network(params, self.features(params, inputs))
 
 
 class Measurement(NamedTuple):
@@ -109,11 +114,11 @@ def adapted_params(
     """All parameters of each task after ``steps`` gradient steps on its support examples."""
 
     def loss(params: Params, examples: Examples) -> Tensor:
-        return learner.inner_loss(
-            learner.outputs({**parts.shared, **params}, examples.inputs), examples.targets
-        )
+        outputs = learner.network({**parts.shared, **params}, examples.inputs)
+        return learner.inner_loss(outputs, examples.targets)
 
-    adapted = adapt(loss, parts.adapted, [support] * steps, parts.inner_lr, first_order=first_order)
+    seen = support._replace(inputs=learner.features(parts.shared, support.inputs))
+    adapted = adapt(loss, parts.adapted, [seen] * steps, parts.inner_lr, first_order=first_order)
     return {**parts.shared, **adapted}
 
 

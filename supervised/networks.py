@@ -167,6 +167,35 @@ class WithContext:
         return self.network(params, torch.cat([inputs, context], -1))
 
 
+@dataclass(frozen=True)
+class HeadOnly:
+    """A network of which the inner loop changes the last layer alone (ANIL, Raghu et al. 2020).
+
+    It maps what ``embed`` makes of the inputs, which an inner loop need compute only once.
+    """
+
+    network: MLP | ConvNet
+
+    @property
+    def head(self) -> str:
+        """Prefix of the last layer's parameters."""
+        return self.network.head
+
+    def init_params(self, rng: np.random.Generator) -> Params:
+        """The network's."""
+        return self.network.init_params(rng)
+
+    def adapted(self, name: str) -> bool:
+        return name.startswith(f"{self.head}.")
+
+    def embed(self, params: Params, inputs: Tensor) -> Tensor:
+        """The last layer's inputs ``[tasks, n, features]``."""
+        return self.network.embed(params, inputs)
+
+    def __call__(self, params: Params, inputs: Tensor) -> Tensor:
+        return linear(inputs, params[f"{self.head}.weight"], params[f"{self.head}.bias"])
+
+
 def _norm_params(layer: int, channels: int, scale: bool) -> Params:
     offset = {f"norm.{layer}.offset": torch.zeros(channels)}
     return {**offset, f"norm.{layer}.scale": torch.ones(channels)} if scale else offset

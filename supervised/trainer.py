@@ -13,7 +13,7 @@ from torch import Tensor
 from maml_rl.meta_learner import Params
 from supervised.config import TrainingSettings
 from supervised.episodes import Purpose, Sampler, check_episodes, stream
-from supervised.meta_step import Learner, meta_gradient, with_step_sizes
+from supervised.meta_step import INNER_LR, Learner, meta_gradient, with_step_sizes
 from supervised.problem import chunk_size
 
 
@@ -58,7 +58,7 @@ class MetaTrainer:
 
     Args:
         start_from: meta-parameters to begin with instead of fresh ones. The last layer begins fresh where it has
-            another shape: in a classifier for another number of ways.
+            another shape, in a classifier for another number of ways; so do step sizes where it has none.
 
     Raises:
         ValueError: ``start_from`` does not fit the learner.
@@ -144,7 +144,9 @@ class MetaTrainer:
 
 
 def _fitted(stored: Params, fresh: Params, head: str | None) -> Params:
-    """``stored``, with the ``fresh`` last layer where that has another shape, as for another number of ways."""
+    """``stored``, with ``fresh`` step sizes where it has none and the ``fresh`` last layer where shapes differ."""
+    if not any(name.startswith(INNER_LR) for name in stored):
+        stored = stored | {name: value for name, value in fresh.items() if name.startswith(INNER_LR)}
     last = [name for name in fresh if name.rpartition(".")[0] == head]
     if any(name in stored and stored[name].shape != fresh[name].shape for name in last):
         stored = stored | {name: fresh[name] for name in last}
