@@ -16,18 +16,20 @@ from maml_rl.meta_learner import Params
 from supervised.episodes import Episodes, Examples
 from supervised.losses import accuracy, cross_entropy, cross_entropy_summed_over_classes, mean_squared_error
 from supervised.meta_step import Learner
-from supervised.networks import MLP, ConvNet, Network, WithContext
+from supervised.networks import MLP, ConvNet, HeadOnly, Network, WithContext
 
 WAYS = 3
 IMAGE = (12, 12, 2)
 NETWORKS: dict[str, Network] = {
     "regression": MLP((1, 7, 6, 1)),
     "regression with context": WithContext(MLP((3, 7, 6, 1)), (2,)),
+    "regression, head only": HeadOnly(MLP((1, 7, 6, 1))),
     "dense": MLP((288, 9, 8, WAYS), norm=True),
     "dense, scale adapted": MLP((288, 9, 8, WAYS), norm=True, adapt_norm=True),
     "strided": ConvNet(2, 12, 5, WAYS, pool=False),
     "strided, scale adapted": ConvNet(2, 12, 5, WAYS, pool=False, adapt_norm=True),
     "strided with context": WithContext(ConvNet(3, 12, 5, WAYS, pool=False), (12, 12, 1)),
+    "strided, head only": HeadOnly(ConvNet(2, 12, 5, WAYS, pool=False)),
     "pooled": ConvNet(2, 24, 4, WAYS, pool=True),
     "pooled, scale adapted": ConvNet(2, 24, 4, WAYS, pool=True, adapt_norm=True),
 }

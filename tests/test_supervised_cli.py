@@ -17,6 +17,7 @@ from supervised_helpers import write_miniimagenet, write_omniglot
 
 from maml_rl.run_directory import RunDirectory
 from supervised.cli import load_model, main
+from supervised.meta_step import INNER_LR
 
 TINY = [
     *("--iterations", "4", "--meta-batch-size", "3", "--report-every", "2", "--validate-every", "2"),
@@ -86,7 +87,7 @@ def test_plots(sinusoid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "both.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("method", ["maml", "first-order", "context-vector", "classifier"])
+@pytest.mark.parametrize("method", ["maml", "first-order", "anil", "context-vector", "classifier"])
 def test_omniglot(method: str, omniglot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run"
     arguments = ("--method", method, "--data", omniglot, "--output", path)
@@ -153,6 +154,20 @@ def test_start_from_a_model_for_another_number_of_ways(omniglot: Path, tmp_path:
     for name, value in trained.items():
         if not name.startswith("dense."):
             torch.testing.assert_close(begun[name], value, msg=name)
+
+
+def test_step_sizes_begin_fresh_after_a_run_that_learned_none(omniglot: Path, tmp_path: Path) -> None:
+    run = ("train", "omniglot-5w1s", *TINY_IMAGES, "--data", omniglot)
+    assert run_cli(*run, "--output", tmp_path / "fixed") == 0
+    learned = (*run, "--learn-inner-lr", "layer", "--meta-lr", 1e-12)
+    assert run_cli(*learned, "--start-from", tmp_path / "fixed", "--output", tmp_path / "a") == 0
+    begun, _ = load_model(RunDirectory.open(tmp_path / "a"), "latest")
+    assert {name for name in begun if name.startswith(INNER_LR)} == {
+        f"{INNER_LR}{layer}" for layer in ("conv.0", "conv.1", "conv.2", "conv.3", "dense")
+    }
+    assert all(begun[name] == 1 for name in begun if name.startswith(INNER_LR))
+    # Step sizes that were learned are not dropped in silence.
+    assert run_cli(*run, "--start-from", tmp_path / "a", "--output", tmp_path / "b") == 2
 
 
 def test_wrong_input_is_named(

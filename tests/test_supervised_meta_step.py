@@ -24,7 +24,7 @@ from supervised.episodes import Episodes, Examples
 from supervised.layers import EPSILON
 from supervised.losses import mean_squared_error
 from supervised.meta_step import INNER_LR, Learner, adaptation_curve, meta_gradient, with_step_sizes
-from supervised.networks import MLP, ConvNet, WithContext
+from supervised.networks import MLP, ConvNet, HeadOnly, WithContext
 
 BATCHED = [name for name in NETWORKS if name != "regression with context"]
 
@@ -188,6 +188,8 @@ def plain_forward(network: object, params: Params, inputs: Tensor) -> Tensor:
     if isinstance(network, WithContext):
         context = params["context"].expand(len(inputs), *network.shape)
         return plain_forward(network.network, params, torch.cat([inputs, context], -1))
+    if isinstance(network, HeadOnly):
+        return plain_forward(network.network, params, inputs)
     if isinstance(network, ConvNet):
         return plain_convolutions(network, params, inputs)
     assert isinstance(network, MLP)
@@ -248,10 +250,38 @@ def test_only_the_context_is_adapted() -> None:
     assert [name for name in make_params(learner.network) if learner.network.adapted(name)] == ["context"]
 
 
-def test_adaptation_curve_agrees_with_training() -> None:
+def test_only_the_head_is_adapted() -> None:
+    """The same as a step size of zero for all that comes before it; but not the same as MAML."""
+    learner = make_learner("strided, head only", inner_steps=3)
+    params, episodes = make_params(learner.network), make_episodes("strided")
+    everything = make_learner("strided", inner_steps=3, learn_inner_lr="layer")
+    multiples = {f"{INNER_LR}conv.{i}": torch.zeros((), requires_grad=True) for i in range(4)}
+    multiples[f"{INNER_LR}dense"] = torch.ones((), requires_grad=True)
+    expected = meta_loss(everything, {**params, **multiples}, episodes)
+    torch.testing.assert_close(meta_loss(learner, params, episodes), expected)
+    multiples[f"{INNER_LR}conv.3"] = torch.ones((), requires_grad=True)
+    assert not torch.isclose(meta_loss(everything, {**params, **multiples}, episodes), expected)
+
+
+def test_what_is_not_adapted_is_computed_once() -> None:
+    batches = []
+
+    class Counting(HeadOnly):
+        def embed(self, params: Params, inputs: Tensor) -> Tensor:
+            batches.append(inputs.shape[1])
+            return super().embed(params, inputs)
+
+    learner = make_learner("strided, head only", inner_steps=5)
+    learner = dataclasses.replace(learner, network=Counting(learner.network.network))
+    meta_gradient(learner, make_params(learner.network), make_episodes("strided"), 4)
+    assert batches == [2 * WAYS, 3 * WAYS]  # support, query
+
+
+@pytest.mark.parametrize("name", ["strided", "strided, head only"])
+def test_adaptation_curve_agrees_with_training(name: str) -> None:
     for steps in (0, 1, 3):
-        learner = make_learner("strided", inner_steps=steps)
-        params, episodes = make_params(learner.network), make_episodes("strided")
+        learner = make_learner(name, inner_steps=steps)
+        params, episodes = make_params(learner.network), make_episodes(name)
         _, measured = meta_gradient(learner, params, episodes, 4)
         curve = adaptation_curve(learner, params, episodes, 3, tasks_per_chunk=3)
         torch.testing.assert_close(curve.losses[steps], measured.losses)
