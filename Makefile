@@ -2,6 +2,9 @@
 # make test:    set up, run the fast tests.
 # make figure4: Figure 4 of the paper: point navigation with every method. Interrupted runs are resumed.
 # make figure5: Figure 5: the four locomotion families with MAML and three baselines; many hours.
+# make table1:  Table 1: Omniglot and MiniImagenet (SUPERVISED_MINIIMAGENET names its folder or zip file); days, or a GPU.
+# make table2:  Table 2 and Figures 2, 3, 6, 7: sinusoids with MAML and six baselines; about an hour.
+# make table3:  Table 3: Omniglot with a context vector.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +15,16 @@ SEED ?= 0
 METHODS := maml first-order pretrained random oracle context-vector
 LOCOMOTION := half-cheetah-vel half-cheetah-dir ant-vel ant-dir
 
-.PHONY: train figure4 figure5 test test-slow lint format setup clean
+OMNIGLOT := omniglot-5w1s.maml omniglot-5w5s.maml omniglot-5w1s-noconv.maml omniglot-5w5s-noconv.maml \
+	omniglot-20w1s.maml omniglot-20w5s.maml
+MINIIMAGENET := $(foreach m,maml first-order classifier,miniimagenet-1shot.$(m) miniimagenet-5shot.$(m))
+SINUSOID := $(foreach m,maml pretrained oracle context-vector multi-task multi-task-l2 multi-task-l2-mean,sinusoid.$(m))
+CONTEXT := $(foreach p,omniglot-5w1s omniglot-5w5s,$(p).maml $(p).context-vector)
+export SUPERVISED_OMNIGLOT ?= $(CURDIR)/data/omniglot
+# The evaluated runs that a target needs.
+runs_of = $(patsubst %/evaluation.json,%,$(filter %/evaluation.json,$^))
+
+.PHONY: train figure4 figure5 table1 table2 table3 test test-slow lint format setup clean
 
 train: setup
 	$(BIN)/maml-rl train point-nav --seed $(SEED) --output $(RUN)
@@ -31,6 +43,25 @@ runs/paper/%/adaptation.json: | setup
 	if [ -e $$run/checkpoints/latest ]; then $(BIN)/maml-rl train --resume $$run; \
 	else rm -rf $$run; $(BIN)/maml-rl train $${name%.*} --method $${name##*.} --output $$run; fi
 	$(BIN)/maml-rl evaluate $(@D)
+
+table1: $(OMNIGLOT:%=runs/paper/%/evaluation.json) $(MINIIMAGENET:%=runs/paper/%/evaluation.json)
+	$(BIN)/supervised table $(runs_of) --output runs/paper/table1.csv
+
+table2: $(SINUSOID:%=runs/paper/%/evaluation.json)
+	for run in $(runs_of); do $(BIN)/supervised plot $$run; done
+	$(BIN)/supervised compare $(runs_of) --output runs/paper/figures3-6.png
+	$(BIN)/supervised table $(runs_of) --output runs/paper/table2.csv
+
+table3: $(CONTEXT:%=runs/paper/%/evaluation.json)
+	$(BIN)/supervised table $(runs_of) --output runs/paper/table3.csv
+
+# Trained, or gone on with, and evaluated, as above.
+runs/paper/%/evaluation.json: | setup
+	run=$(@D); name=$*; \
+	case $$name in omniglot*) [ -e $$SUPERVISED_OMNIGLOT ] || $(BIN)/supervised download omniglot $$SUPERVISED_OMNIGLOT;; esac; \
+	if [ -e $$run/checkpoints/latest ]; then $(BIN)/supervised train --resume $$run; \
+	else rm -rf $$run; $(BIN)/supervised train $${name%.*} --method $${name##*.} --output $$run; fi
+	$(BIN)/supervised evaluate $(@D)
 
 test: setup
 	$(BIN)/pytest

@@ -1,4 +1,4 @@
-"""The command line: ``supervised train | evaluate | plot | tune | download``."""
+"""The command line: ``supervised train | evaluate | plot | compare | table | tune | download``."""
 
 from __future__ import annotations
 
@@ -197,17 +197,28 @@ def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparis
     """
     from supervised.plots import plot_comparison
 
-    curves = {}
-    for path in runs:
-        directory = RunDirectory.open(path)
-        results = path / "evaluation.json"
-        if not results.exists():
-            raise ConfigError(f"{path} is not evaluated; run: supervised evaluate {path}")
-        curves[directory.description()["config"]["method"]] = json.loads(results.read_text())
-    if not curves:
-        raise ConfigError("runs is empty; name at least one run directory")
+    curves = {description["config"]["method"]: rows for description, rows in _evaluations(runs)}
     plot_comparison(curves, output)
     print(output)
+
+
+def table(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> None:
+    """Print the evaluations of several runs beside the paper's values, as its Tables 1, 2 and 3.
+
+    Args:
+        runs: run directories, all evaluated.
+        output: a CSV file to write, too.
+    """
+    from supervised.tables import entries, markdown, save_csv
+
+    content = [
+        entry
+        for description, rows in _evaluations(runs)
+        for entry in entries(description["preset"], description["config"]["method"], rows)
+    ]
+    print(markdown(content))
+    if output is not None:
+        save_csv(content, output)
 
 
 def tune(
@@ -285,6 +296,19 @@ def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[dic
     return load(folder / "model.safetensors")
 
 
+def _evaluations(runs: Sequence[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Description and evaluation of each run."""
+    if not runs:
+        raise ConfigError("runs is empty; name at least one run directory")
+    result = []
+    for path in runs:
+        description, rows = RunDirectory.open(path).description(), path / "evaluation.json"
+        if not rows.exists():
+            raise ConfigError(f"{path} is not evaluated; run: supervised evaluate {path}")
+        result.append((description, json.loads(rows.read_text())))
+    return result
+
+
 def _resumed(
     run: RunDirectory, preset: str | None, method: str | None, output: Path | None, given: dict[str, Any]
 ) -> tuple[ExperimentConfig, Path | None, str]:
@@ -342,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "plot": plot,
         "compare": compare,
+        "table": table,
         "tune": tune,
         "download": download,
     }

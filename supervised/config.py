@@ -25,6 +25,7 @@ Method = Literal[
     "multi-task-l2-mean",
     "classifier",
 ]
+Precision = Literal["float32", "bfloat16"]
 META_LEARNED = ("maml", "first-order", "anil", "context-vector")
 MULTI_TASK = ("multi-task", "multi-task-l2", "multi-task-l2-mean")
 METHODS: dict[str, tuple[str, ...]] = {
@@ -53,6 +54,8 @@ class TrainingSettings:
         validation_episodes: held-out tasks of each validation, always the same; and of a tuned step size.
         test_steps: gradient steps at validation and test.
         tasks_per_chunk: tasks computed at once; 0 for all. Bounds memory, has no influence but rounding.
+        precision: of matrix products and convolutions in training (``torch.autocast``); parameters, Adam,
+            losses and every measurement on held-out tasks stay in float32.
         seed: the run is a function of its configuration and this number.
     """
 
@@ -66,6 +69,7 @@ class TrainingSettings:
     validation_episodes: int = 200
     test_steps: int = 1
     tasks_per_chunk: int = 0
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +84,7 @@ class TrainingSettings:
         for name in ("test_steps", "tasks_per_chunk", "seed", "gradient_clip"):
             _at_least(self, name, 0)
         _positive(self, "meta_lr")
+        _one_of(self, "precision", get_args(Precision))
         if self.validate_every % self.report_every:
             raise ConfigError(
                 f"validate_every is {self.validate_every}; it must be a multiple of report_every, "
@@ -150,6 +155,7 @@ class ExperimentConfig(TrainingSettings):
             "context_size": self.method == "context-vector",
             "regularisation": self.method in MULTI_TASK[1:],
             "learn_inner_lr": self.method in META_LEARNED,
+            "precision": self.method not in MULTI_TASK,
         }
         for name, is_read in allowed.items():
             value, default = getattr(self, name), _DEFAULTS[name]

@@ -97,9 +97,10 @@ class MetaTrainer:
         )
         if self.iteration == 0:
             check_episodes(episodes, settings.meta_batch_size)
-        gradients, measured = meta_gradient(
-            self.learner, self._params, episodes.to(self.device), chunk_size(settings)
-        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            gradients, measured = meta_gradient(
+                self.learner, self._params, episodes.to(self.device), chunk_size(settings)
+            )
         loss = float(measured.losses.mean())
         norm = float(torch.nn.utils.get_total_norm(gradients.values()))
         if not math.isfinite(loss + norm):

@@ -87,6 +87,14 @@ def test_plots(sinusoid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "both.png").stat().st_size > 5000
 
 
+def test_table(sinusoid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli("table", sinusoid, "--output", tmp_path / "table.csv") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["1", "5", "10"]
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["paper"] for row in csv.DictReader(file)] == ["0.67", "0.38", "0.35"]
+
+
 @pytest.mark.parametrize("method", ["maml", "first-order", "anil", "context-vector", "classifier"])
 def test_omniglot(method: str, omniglot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run"
@@ -205,6 +213,7 @@ def test_wrong_input_is_named(
         ): "multi-task trains many regressors",
         ("evaluate", sinusoid, "--episodes", "0"): "episodes is 0",
         ("compare",): "runs is empty",
+        ("table",): "runs is empty",
         ("tune", "sinusoid", "nothing=1,2"): "search names the field 'nothing'",
         ("tune", "sinusoid", "inner_lr=2..1"): "a range must be LOW..HIGH",
         ("tune", "sinusoid", "inner_lr=0,1"): "inner_lr is 0; it must be positive",

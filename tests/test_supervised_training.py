@@ -7,12 +7,13 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from supervised_helpers import draw_glyph, glyph
+from supervised_helpers import NETWORKS, draw_glyph, glyph, make_episodes, make_learner
 from torch import Tensor
 
 from maml_rl.meta_learner import Params
@@ -75,10 +76,12 @@ def progress_without_times(path: Path) -> list[dict[str, str]]:
         return [{k: str(float(v)) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("decay", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{}, {"meta_lr_decay": True}, {"precision": "bfloat16"}], ids=["", "decay", "bfloat16"]
+)
 @pytest.mark.parametrize("stop_after", [3, 4, 7])
-def test_resume_is_exact(tmp_path: Path, stop_after: int, decay: bool) -> None:
-    settings = dataclasses.replace(SETTINGS, meta_lr_decay=decay)
+def test_resume_is_exact(tmp_path: Path, stop_after: int, changes: dict[str, Any]) -> None:
+    settings = dataclasses.replace(SETTINGS, **changes)
     whole = make_run(tmp_path / "whole", settings)
     whole()
     with pytest.raises(Stop):
@@ -92,6 +95,30 @@ def test_resume_is_exact(tmp_path: Path, stop_after: int, decay: bool) -> None:
         assert load(run.run.path / "model.safetensors")[1]["iteration"] in (4, 8, 12)  # type: ignore[union-attr]
     one, two = (load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_rounds_the_products_only(name: str) -> None:
+    """The meta-gradient points where that of float32 does, and everything that is kept is float32.
+
+    Rounding moves some units of these small networks across the kinks of ReLU and maximum, hence 0.9.
+    """
+    learner = make_learner(name, first_order=False)
+    examples = (
+        Examples(x.float(), y.float() if y.is_floating_point() else y)
+        for x, y in make_episodes(name, tasks=8)
+    )
+    episodes = Episodes(*examples)
+    gradients = {}
+    for precision in ("float32", "bfloat16"):
+        settings = dataclasses.replace(SETTINGS, precision=precision, meta_batch_size=8)
+        trainer = MetaTrainer(learner, lambda rng, tasks: episodes, settings, CPU)
+        trainer.step()
+        assert {value.dtype for value in trainer.state().values()} == {torch.float32}
+        moments = [value for key, value in trainer.state().items() if key.startswith("adam/exp_avg/")]
+        gradients[precision] = torch.cat([value.flatten() for value in moments])
+    assert not torch.equal(gradients["bfloat16"], gradients["float32"])
+    assert torch.cosine_similarity(gradients["bfloat16"], gradients["float32"], dim=0) > 0.9
 
 
 def test_the_best_model_has_the_lowest_validation_loss(tmp_path: Path) -> None:
