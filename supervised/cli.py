@@ -23,6 +23,7 @@ from supervised.config import ConfigError, ExperimentConfig, Method, TrainingSet
 from supervised.experiment import Experiment
 from supervised.model_file import load
 from supervised.presets import PAPER, PRESETS, get_preset
+from supervised.trainer import StartingPoint
 
 Device = Literal["cpu", "cuda"]
 
@@ -74,7 +75,8 @@ def train(
         output: run directory; default: runs/PRESET-METHOD-DATE-TIME.
         resume: continue the run in this directory, bit for bit as if it had not stopped.
         start_from: begin with the latest model of this run directory, of a network of the same shape but for
-            the last layer, which begins anew for another number of ways.
+            the last layer, which begins at zero for another number of ways. Learned step sizes begin at zero for
+            layers that the other run did not adapt.
         json: print the last row of progress.csv as JSON.
     """
     from supervised.training import TrainingRun
@@ -92,13 +94,13 @@ def train(
     else:
         config = dataclasses.replace(get_preset(preset, method), **given)
     experiment = Experiment(config, _data(config, data))
-    initial = None if start_from is None else load_model(RunDirectory.open(start_from), "latest")
+    initial = None if start_from is None else _starting_point(RunDirectory.open(start_from))
     trainer = experiment.trainer(_torch_device(device), None if initial is None else initial[0])
     if run is None:
         name = f"{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
         description = describe(experiment, preset)
         if initial is not None:
-            description["start_from"] = {"path": str(start_from), "iteration": initial[1]["iteration"]}
+            description["start_from"] = {"path": str(start_from), "iteration": initial[1]}
         run = RunDirectory.create(output or Path("runs") / name, description)
     started = time.monotonic()
     validate = experiment.problem.validate
@@ -294,6 +296,13 @@ def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[dic
     """Meta-parameters and their iteration."""
     folder = run.path if which == "best" else run.checkpoint("latest")
     return load(folder / "model.safetensors")
+
+
+def _starting_point(run: RunDirectory) -> tuple[StartingPoint, int]:
+    """The latest model of a run, and its iteration."""
+    params, info = load_model(run, "latest")
+    learner = stored_experiment(run, None).few_shot_learner
+    return StartingPoint(params, learner.network.adapted), info["iteration"]
 
 
 def _evaluations(runs: Sequence[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

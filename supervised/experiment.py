@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maml_rl.meta_learner import Params
 from supervised.classifier import ClassificationSampler, validation_by_nearest_neighbour
 from supervised.config import MULTI_TASK, ConfigError, ExperimentConfig
 from supervised.episodes import Sampler
@@ -29,7 +28,7 @@ from supervised.multi_task import PENALTIES, RegressorAveraging
 from supervised.networks import MLP, ConvNet, HeadOnly, Network, WithContext
 from supervised.problem import Problem, validation_after_adaptation
 from supervised.sinusoid import SinusoidSampler
-from supervised.trainer import MetaTrainer, Trainer
+from supervised.trainer import MetaTrainer, StartingPoint, Trainer
 
 IMAGE_SHAPES = {"omniglot": (28, 28, 1), "miniimagenet": (84, 84, 3)}
 LOADERS: dict[str, Callable[[Path], ImageSplits]] = {
@@ -181,7 +180,7 @@ class Experiment:
             validate = validation_after_adaptation(self.learner, self.validation_sampler, config, steps)
         return Problem(self.learner, self.training_sampler, validate)
 
-    def trainer(self, device: torch.device, start_from: Params | None = None) -> Trainer:
+    def trainer(self, device: torch.device, start_from: StartingPoint | None = None) -> Trainer:
         """A trainer at iteration 0, with fresh meta-parameters or those to start from.
 
         Raises:

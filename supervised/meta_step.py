@@ -68,19 +68,24 @@ class Measurement(NamedTuple):
     accuracies: Tensor | None
 
 
-def with_step_sizes(learner: Learner, params: Params) -> Params:
-    """Meta-parameters: the network's parameters and the step sizes to learn, as multiples of ``inner_lr``.
+def step_size_multiples(
+    learner: Learner, params: Params, adapted: Callable[[str], bool] = lambda name: True
+) -> Params:
+    """Initial step sizes as multiples of ``inner_lr``, to be learned beside ``params``; empty if none are.
 
     Multiples start at 1, where the steps of Adam that suit weights suit them, too: an Adam step of 0.001 on a
-    step size of 0.001 itself would double it.
+    step size of 0.001 itself would double it. Those of a layer or parameter that is not ``adapted`` start at 0.
     """
     if learner.learn_inner_lr == "no":
-        return params
-    adapted = {name: value for name, value in params.items() if learner.network.adapted(name)}
-    shapes: dict[str, tuple[int, ...]] = {_step_size_name(learner, name): () for name in adapted}
-    if learner.learn_inner_lr == "parameter":
-        shapes = {_step_size_name(learner, name): tuple(value.shape) for name, value in adapted.items()}
-    return {**params, **{name: torch.ones(shape) for name, shape in shapes.items()}}
+        return {}
+    multiples: Params = {}
+    for name, value in params.items():
+        if name.startswith(INNER_LR) or not learner.network.adapted(name):
+            continue
+        shape = value.shape if learner.learn_inner_lr == "parameter" else ()
+        started = learner.learn_inner_lr == "scalar" or adapted(name)
+        multiples[_step_size_name(learner, name)] = torch.full(shape, float(started))
+    return multiples
 
 
 def _step_size_name(learner: Learner, name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from maml_rl.meta_learner import Params
 from supervised.config import TrainingSettings
 from supervised.episodes import Purpose, Sampler, check_episodes, stream
-from supervised.meta_step import INNER_LR, Learner, meta_gradient, with_step_sizes
+from supervised.meta_step import INNER_LR, Learner, meta_gradient, step_size_multiples
 from supervised.problem import chunk_size
 
 
@@ -53,12 +55,35 @@ class Trainer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StartingPoint:
+    """Meta-parameters to begin with instead of fresh ones, so that training begins with the model as it was.
+
+    The last layer begins at zero where it has another shape, in a classifier for another number of ways: no class
+    is preferred. Step sizes begin fresh where there are none yet, at zero for what was not adapted.
+
+    Attributes:
+        params: of an earlier training.
+        adapted: whether its inner loop changed a parameter.
+    """
+
+    params: Params
+    adapted: Callable[[str], bool] = lambda name: True
+
+    def fitted(self, learner: Learner, fresh: Params) -> Params:
+        """Meta-parameters of the form of ``fresh``; raises ValueError when they do not fit."""
+        head, initial = getattr(learner.network, "head", None), dict(self.params)
+        last = [name for name in fresh if name.rpartition(".")[0] == head]
+        if any(name in initial and initial[name].shape != fresh[name].shape for name in last):
+            initial |= {name: torch.zeros_like(fresh[name]) for name in last}
+        if not any(name.startswith(INNER_LR) for name in initial):
+            initial |= step_size_multiples(learner, fresh, self.adapted)
+        _check_shapes(fresh, initial)
+        return initial
+
+
 class MetaTrainer:
     """Trains a learner's meta-parameters on the tasks of a sampler.
-
-    Args:
-        start_from: meta-parameters to begin with instead of fresh ones. The last layer begins fresh where it has
-            another shape, in a classifier for another number of ways; so do step sizes where it has none.
 
     Raises:
         ValueError: ``start_from`` does not fit the learner.
@@ -70,13 +95,13 @@ class MetaTrainer:
         sampler: Sampler,
         settings: TrainingSettings,
         device: torch.device,
-        start_from: Params | None = None,
+        start_from: StartingPoint | None = None,
     ) -> None:
         self.learner, self.sampler, self.settings, self.device = learner, sampler, settings, device
-        fresh = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
-        initial = with_step_sizes(learner, fresh)
+        network = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
+        initial = network | step_size_multiples(learner, network)
         if start_from is not None:
-            initial = _fitted(start_from, initial, getattr(learner.network, "head", None))
+            initial = start_from.fitted(learner, initial)
         self._params = {name: value.to(device, copy=True).requires_grad_() for name, value in initial.items()}
         self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
         self.iteration = 0
@@ -142,17 +167,6 @@ class MetaTrainer:
                     if f"adam/{key}/{name}" in state
                 }
         self.iteration = iteration
-
-
-def _fitted(stored: Params, fresh: Params, head: str | None) -> Params:
-    """``stored``, with ``fresh`` step sizes where it has none and the ``fresh`` last layer where shapes differ."""
-    if not any(name.startswith(INNER_LR) for name in stored):
-        stored = stored | {name: value for name, value in fresh.items() if name.startswith(INNER_LR)}
-    last = [name for name in fresh if name.rpartition(".")[0] == head]
-    if any(name in stored and stored[name].shape != fresh[name].shape for name in last):
-        stored = stored | {name: fresh[name] for name in last}
-    _check_shapes(fresh, stored)
-    return stored
 
 
 def _check_shapes(expected: Params, stored: Params) -> None:

@@ -159,6 +159,7 @@ def test_start_from_a_model_for_another_number_of_ways(omniglot: Path, tmp_path:
     assert run_cli(*run, *begin) == 0
     trained, begun = (load_model(RunDirectory.open(path), "latest")[0] for path in (few, more))
     assert begun["dense.weight"].shape == (4, 3)
+    assert all(begun[f"dense.{kind}"].abs().max() < 1e-9 for kind in ("weight", "bias"))
     for name, value in trained.items():
         if not name.startswith("dense."):
             torch.testing.assert_close(begun[name], value, msg=name)
@@ -176,6 +177,27 @@ def test_step_sizes_begin_fresh_after_a_run_that_learned_none(omniglot: Path, tm
     assert all(begun[name] == 1 for name in begun if name.startswith(INNER_LR))
     # Step sizes that were learned are not dropped in silence.
     assert run_cli(*run, "--start-from", tmp_path / "a", "--output", tmp_path / "b") == 2
+
+
+@pytest.mark.parametrize("kind", ["layer", "parameter"])
+def test_after_anil_learned_step_sizes_begin_with_the_same_model(
+    kind: str, omniglot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("train", "omniglot-5w1s", *TINY_IMAGES, "--data", omniglot)
+    assert run_cli(*run, "--method", "anil", "--output", tmp_path / "anil") == 0
+    learned = ("--learn-inner-lr", kind, "--meta-lr", 1e-12, "--start-from", tmp_path / "anil")
+    assert run_cli(*run, *learned, "--output", tmp_path / "maml") == 0
+    begun, _ = load_model(RunDirectory.open(tmp_path / "maml"), "latest")
+    step_sizes = {name: value for name, value in begun.items() if name.startswith(INNER_LR)}
+    assert len(step_sizes) == {"layer": 5, "parameter": 6}[kind]
+    for name, value in step_sizes.items():
+        assert torch.allclose(value, torch.tensor(float("dense" in name)), atol=1e-9), name
+    capsys.readouterr()
+    means = []
+    for path in (tmp_path / "anil", tmp_path / "maml"):
+        assert run_cli("evaluate", path, "--model", "latest", "--json") == 0
+        means.append(json.loads(capsys.readouterr().out)["rows"][0]["mean"])
+    assert means[0] == pytest.approx(means[1], abs=1e-4)
 
 
 def test_wrong_input_is_named(

@@ -23,7 +23,7 @@ from maml_rl.meta_learner import Params
 from supervised.episodes import Episodes, Examples
 from supervised.layers import EPSILON
 from supervised.losses import mean_squared_error
-from supervised.meta_step import INNER_LR, Learner, adaptation_curve, meta_gradient, with_step_sizes
+from supervised.meta_step import INNER_LR, Learner, adaptation_curve, meta_gradient, step_size_multiples
 from supervised.networks import MLP, ConvNet, HeadOnly, WithContext
 
 BATCHED = [name for name in NETWORKS if name != "regression with context"]
@@ -105,7 +105,7 @@ def test_gradient_of_learned_step_sizes(kind: str) -> None:
     params = make_params(learner.network)
     params = {
         k: v if k in params else v.double().requires_grad_()
-        for k, v in with_step_sizes(learner, params).items()
+        for k, v in (params | step_size_multiples(learner, params)).items()
     }
     sizes = {name.removeprefix(INNER_LR): value for name, value in params.items() if INNER_LR in name}
     shapes = {name: tuple(value.shape) for name, value in sizes.items()}
@@ -130,7 +130,7 @@ def test_equal_learned_and_fixed_step_sizes_adapt_alike() -> None:
     params, episodes = make_params(fixed.network), make_episodes("regression")
     doubled = {
         k: v if k in params else v.double().requires_grad_()
-        for k, v in with_step_sizes(learned, params).items()
+        for k, v in (params | step_size_multiples(learned, params)).items()
     }
     a, b = meta_loss(fixed, params, episodes), meta_loss(learned, doubled, episodes)
     torch.testing.assert_close(a, b, rtol=1e-6, atol=0)  # the step size was float32
