@@ -106,6 +106,9 @@ class ExperimentConfig(TrainingSettings):
             (mean over each class's examples), as in the code: N times the mean cross-entropy's.
         inner_steps: gradient steps in training.
         learn_inner_lr: meta-learn the step size: one, per layer, or per parameter.
+        logit_scale: multiplies the query logits in the outer loss of images. A few inner steps may tell classes
+            apart long before they make logits large; then the gradient is mostly about confidence, which
+            accuracy does not ask for, unless this is above 1.
         hidden_sizes: of a dense network; empty for the problem's convolutional one.
         filters: of each convolution.
         adapt_norm: batch normalisation with a scale, adapted like its offset; else an offset, not adapted.
@@ -122,6 +125,7 @@ class ExperimentConfig(TrainingSettings):
     inner_lr: float = 0.01
     inner_steps: int = 1
     learn_inner_lr: LearnInnerLR = "no"
+    logit_scale: float = 1.0
     hidden_sizes: tuple[int, ...] = (40, 40)
     filters: int = 64
     adapt_norm: bool = False
@@ -140,6 +144,7 @@ class ExperimentConfig(TrainingSettings):
         _at_least(self, "inner_steps", 1)
         _at_least(self, "regularisation", 0)
         _positive(self, "inner_lr")
+        _positive(self, "logit_scale")
         if any(size < 1 for size in self.hidden_sizes) or (
             self.problem == "sinusoid" and not self.hidden_sizes
         ):
@@ -155,6 +160,7 @@ class ExperimentConfig(TrainingSettings):
             "context_size": self.method == "context-vector",
             "regularisation": self.method in MULTI_TASK[1:],
             "learn_inner_lr": self.method in META_LEARNED,
+            "logit_scale": self.problem != "sinusoid" and self.method in META_LEARNED,
             "precision": self.method not in MULTI_TASK,
         }
         for name, is_read in allowed.items():

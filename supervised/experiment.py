@@ -93,7 +93,7 @@ class Experiment:
         return Learner(
             self._image_network(config.ways),
             cross_entropy_summed_over_classes,
-            cross_entropy,
+            lambda logits, labels: cross_entropy(config.logit_scale * logits, labels),
             accuracy=accuracy,
             prepare=bytes_to_floats,
             **common,

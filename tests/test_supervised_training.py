@@ -21,6 +21,7 @@ from maml_rl.run_directory import RunDirectory, RunError
 from supervised.classifier import nearest_neighbour
 from supervised.config import ConfigError, ExperimentConfig, TrainingSettings
 from supervised.episodes import Episodes, Examples, Purpose, stream
+from supervised.experiment import Experiment
 from supervised.image_data import ImageClasses
 from supervised.image_tasks import FewShotSampler
 from supervised.losses import accuracy, cross_entropy, cross_entropy_summed_over_classes, mean_squared_error
@@ -204,6 +205,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         ({"meta_batch_size": 0}, "meta_batch_size is 0; it must be 1 or more"),
         ({"inner_lr": -1.0}, "inner_lr is -1.0; it must be positive"),
         ({"inner_lr": math.nan}, "inner_lr is nan; it must be positive"),
+        ({"logit_scale": 0.0}, "logit_scale is 0.0; it must be positive"),
+        ({"logit_scale": 2.0}, "logit_scale is 2.0, but sinusoid with method maml does not use it"),
+        ({"precision": "float16"}, "precision is 'float16'; it must be one of: float32, bfloat16"),
         ({"validate_every": 750}, "validate_every is 750; it must be a multiple of report_every, 500"),
         ({"method": "classifier"}, "method is 'classifier'; it must be one of: maml, first-order"),
         ({"ways": 5}, "ways is 5, but sinusoid with method maml does not use it"),
@@ -215,6 +219,15 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_bad_settings_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(get_preset("sinusoid"), **changes)  # type: ignore[arg-type]
+
+
+def test_the_logit_scale_is_the_outer_losss_only() -> None:
+    plain = Experiment(get_preset("omniglot-5w1s")).learner
+    scaled = Experiment(dataclasses.replace(get_preset("omniglot-5w1s"), logit_scale=4.0)).learner
+    logits, labels = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64), torch.tensor([[0]])
+    assert float(scaled.outer_loss(logits, labels)) == pytest.approx(math.log(1 + math.exp(-4)))
+    assert float(plain.outer_loss(logits, labels)) == pytest.approx(math.log(1 + math.exp(-1)))
+    assert torch.equal(scaled.inner_loss(logits, labels), plain.inner_loss(logits, labels))
 
 
 @pytest.mark.parametrize("name", PRESETS)
