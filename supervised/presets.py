@@ -87,6 +87,20 @@ PRESETS = {
     "omniglot-5w5s": dataclasses.replace(_OMNIGLOT, shots=5, query=5, tasks_per_chunk=1),
     "omniglot-20w1s": _OMNIGLOT_20,
     "omniglot-20w5s": dataclasses.replace(_OMNIGLOT_20, shots=5, query=5),
+    # Not in the paper: many ways make hard tasks, and adapting the last layer alone makes them cheap. A good place
+    # to start the others from (README).
+    "omniglot-60w1s": dataclasses.replace(
+        _OMNIGLOT_20,
+        method="anil",
+        ways=60,
+        inner_lr=0.05,
+        logit_scale=4.0,
+        meta_batch_size=4,
+        meta_lr=0.002,
+        meta_lr_decay=True,
+        iterations=10_000,
+        validation_episodes=100,
+    ),
     "omniglot-5w1s-noconv": _OMNIGLOT_DENSE,
     "omniglot-5w5s-noconv": dataclasses.replace(_OMNIGLOT_DENSE, shots=5, query=5),
     "miniimagenet-1shot": _MINIIMAGENET,
