@@ -184,7 +184,7 @@ class Experiment:
         """A trainer at iteration 0, with fresh meta-parameters or those to start from.
 
         Raises:
-            ConfigError: the method does not train one set of meta-parameters.
+            ConfigError: the method does not train one set of meta-parameters, or not on this device.
             ValueError: ``start_from`` is not of this network.
         """
         config = self.config
@@ -192,6 +192,10 @@ class Experiment:
             if start_from is not None:
                 raise ConfigError(
                     f"start_from is given, but {config.method} trains many regressors, each from fresh weights"
+                )
+            if device.type != "cpu":
+                raise ConfigError(
+                    f"device is '{device}', but {config.method} trains on the CPU; leave it out"
                 )
             return RegressorAveraging(
                 self.learner.network,

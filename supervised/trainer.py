@@ -162,7 +162,7 @@ class MetaTrainer:
             for name, value in self._params.items():
                 value.copy_(state[f"params/{name}"])
                 self._adam.state[value] = {
-                    key: state[f"adam/{key}/{name}"].to("cpu" if key == "step" else self.device, copy=True)
+                    key: state[f"adam/{key}/{name}"].to(self.device, copy=True)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"adam/{key}/{name}" in state
                 }

@@ -150,6 +150,23 @@ def test_batched_over_tasks_equals_one_at_a_time(name: str, chunk: int) -> None:
     assert_equal_to_1e12(gradients, others)
 
 
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_everything_is_computed_where_the_data_are(name: str, chunk: int) -> None:
+    """On torch's ``meta`` device, which computes no numbers but refuses to mix with tensors of the CPU."""
+    learner, device = make_learner(name, learn_inner_lr="layer"), torch.device("meta")
+    params = make_params(learner.network)
+    params = {
+        key: value.detach().to(device).requires_grad_()
+        for key, value in (params | step_size_multiples(learner, params)).items()
+    }
+    episodes = make_episodes(name).to(device)
+    gradients, measured = meta_gradient(learner, params, episodes, chunk)
+    curve = adaptation_curve(learner, params, episodes, 2, chunk)
+    tensors = [*gradients.values(), measured.losses, curve.losses]
+    assert {tensor.device for tensor in tensors} == {device}
+
+
 @pytest.mark.parametrize("name", BATCHED)
 def test_equals_a_plain_loop_over_tasks(name: str) -> None:
     """Written with torch's own layers, in torch's own layout, without the meta-learner."""

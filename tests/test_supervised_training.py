@@ -181,6 +181,23 @@ def test_a_non_finite_loss_names_the_iteration_and_keeps_the_last_good_checkpoin
     assert resumed.trainer.iteration == 12
 
 
+def test_a_state_is_loaded_to_the_device_as_a_whole(tmp_path: Path) -> None:
+    """The fused Adam of a GPU reads its step count there, too: an ordinary one keeps it on the CPU."""
+    run = make_run(tmp_path / "run")
+    run()
+    device = torch.device("meta")
+    trainer = MetaTrainer(LEARNER, SAMPLER, SETTINGS, device)
+    trainer.load(run.trainer.state(), 12)
+    state = trainer.state()
+    assert len(state) == 4 * len(trainer.params)
+    assert {value.device for value in state.values()} == {device}
+
+
+def test_parameter_averaging_refuses_a_device_that_it_would_not_use() -> None:
+    with pytest.raises(ConfigError, match="device is 'meta', but multi-task trains on the CPU"):
+        Experiment(get_preset("sinusoid", "multi-task")).trainer(torch.device("meta"))
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")()
     state = tmp_path / "run" / "checkpoints" / "latest" / "state.safetensors"
