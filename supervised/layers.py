@@ -39,9 +39,8 @@ def batch_norm(
     if len(rows) == 1:
         weight = None if scale is None else scale[0]
         return F.batch_norm(rows[0], None, None, weight, offset[0], training=True, eps=EPSILON)[None]
-    if (
-        rows.dtype == torch.bfloat16
-    ):  # a difference of nearly equal numbers needs more digits; F.batch_norm sees to it itself
+    # A difference of nearly equal numbers needs more digits. (F.batch_norm sees to it itself.)
+    if rows.dtype == torch.bfloat16:
         rows = rows.float()
     centred = rows - rows.mean(1, keepdim=True)
     normal = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + EPSILON)
