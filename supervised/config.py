@@ -56,6 +56,7 @@ class TrainingSettings:
         tasks_per_chunk: tasks computed at once; 0 for all. Bounds memory, has no influence but rounding.
         precision: of matrix products and convolutions in training (``torch.autocast``); parameters, Adam,
             losses and every measurement on held-out tasks stay in float32.
+        capture_graph: record the meta-gradient as a CUDA graph and replay it: for small models on a GPU.
         seed: the run is a function of its configuration and this number.
     """
 
@@ -70,6 +71,7 @@ class TrainingSettings:
     test_steps: int = 1
     tasks_per_chunk: int = 0
     precision: Precision = "float32"
+    capture_graph: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -162,6 +164,7 @@ class ExperimentConfig(TrainingSettings):
             "learn_inner_lr": self.method in META_LEARNED,
             "logit_scale": self.problem != "sinusoid" and self.method in META_LEARNED,
             "precision": self.method not in MULTI_TASK,
+            "capture_graph": self.method not in MULTI_TASK,
         }
         for name, is_read in allowed.items():
             value, default = getattr(self, name), _DEFAULTS[name]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from maml_rl.meta_learner import Params
-from supervised.config import TrainingSettings
-from supervised.episodes import Purpose, Sampler, check_episodes, stream
-from supervised.meta_step import INNER_LR, Learner, meta_gradient, step_size_multiples
+from supervised.config import ConfigError, TrainingSettings
+from supervised.episodes import Episodes, Purpose, Sampler, check_episodes, stream
+from supervised.graph import Replayed
+from supervised.meta_step import INNER_LR, Learner, Measurement, meta_gradient, step_size_multiples
 from supervised.problem import chunk_size
 
 
@@ -87,6 +88,7 @@ class MetaTrainer:
 
     Raises:
         ValueError: ``start_from`` does not fit the learner.
+        ConfigError: a CUDA graph is asked for on another device.
     """
 
     def __init__(
@@ -104,6 +106,11 @@ class MetaTrainer:
             initial = start_from.fitted(learner, initial)
         self._params = {name: value.to(device, copy=True).requires_grad_() for name, value in initial.items()}
         self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
+        self._gradient: Callable[[Episodes], tuple[Params, Measurement]] = self._meta_gradient
+        if settings.capture_graph:
+            if device.type != "cuda":
+                raise ConfigError(f"capture_graph is True, but the device is '{device}'; it must be 'cuda'")
+            self._gradient = Replayed(self._meta_gradient)
         self.iteration = 0
 
     @property
@@ -122,10 +129,7 @@ class MetaTrainer:
         )
         if self.iteration == 0:
             check_episodes(episodes, settings.meta_batch_size)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            gradients, measured = meta_gradient(
-                self.learner, self._params, episodes.to(self.device), chunk_size(settings)
-            )
+        gradients, measured = self._gradient(episodes.to(self.device))
         loss = float(measured.losses.mean())
         norm = float(torch.nn.utils.get_total_norm(gradients.values()))
         if not math.isfinite(loss + norm):
@@ -137,6 +141,11 @@ class MetaTrainer:
         self.iteration += 1
         accuracy = math.nan if measured.accuracies is None else float(measured.accuracies.mean())
         return StepReport(loss, accuracy, norm, time.perf_counter() - started)
+
+    def _meta_gradient(self, episodes: Episodes) -> tuple[Params, Measurement]:
+        mixed = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            return meta_gradient(self.learner, self._params, episodes, chunk_size(self.settings))
 
     def _update(self, gradients: Params) -> None:
         clip = self.settings.gradient_clip
