@@ -50,6 +50,9 @@ class Episodes(NamedTuple):
 
     def chunks(self, size: int) -> Iterator[Episodes]:
         """The tasks in blocks of at most ``size``."""
+        if size >= self.tasks:
+            yield self
+            return
         for start in range(0, self.tasks, size):
             part = slice(start, start + size)
             yield Episodes(*(Examples(x[part], y[part]) for x, y in self))

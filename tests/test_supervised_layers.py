@@ -78,5 +78,8 @@ def test_pooling_drops_an_odd_row() -> None:
 
 def test_linear_known_answer() -> None:
     inputs = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
-    weight = torch.tensor([[[1.0], [1.0]], [[2.0], [0.5]]])
-    assert linear(inputs, weight, torch.tensor([[0.5], [-1.0]])).flatten().tolist() == [3.5, 7.0]
+    weight, bias = torch.tensor([[[1.0], [1.0]], [[2.0], [0.5]]]), torch.tensor([[0.5], [-1.0]])
+    assert linear(inputs, weight, bias).flatten().tolist() == [3.5, 7.0]
+    # One output and several are computed differently.
+    several = linear(inputs, torch.cat([weight, -weight], -1), torch.cat([bias, bias], -1))
+    assert several.tolist() == [[[3.5, -2.5]], [[7.0, -9.0]]]
