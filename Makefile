@@ -20,7 +20,6 @@ OMNIGLOT := omniglot-5w1s.maml omniglot-5w5s.maml omniglot-5w1s-noconv.maml omni
 MINIIMAGENET := $(foreach m,maml first-order classifier,miniimagenet-1shot.$(m) miniimagenet-5shot.$(m))
 SINUSOID := $(foreach m,maml pretrained oracle context-vector multi-task multi-task-l2 multi-task-l2-mean,sinusoid.$(m))
 CONTEXT := $(foreach p,omniglot-5w1s omniglot-5w5s,$(p).maml $(p).context-vector)
-export SUPERVISED_OMNIGLOT ?= $(CURDIR)/data/omniglot
 # The evaluated runs that a target needs.
 runs_of = $(patsubst %/evaluation.json,%,$(filter %/evaluation.json,$^))
 
@@ -44,6 +43,7 @@ runs/paper/%/adaptation.json: | setup
 	else rm -rf $$run; $(BIN)/maml-rl train $${name%.*} --method $${name##*.} --output $$run; fi
 	$(BIN)/maml-rl evaluate $(@D)
 
+table1 table3: export SUPERVISED_OMNIGLOT ?= $(CURDIR)/data/omniglot
 table1: $(OMNIGLOT:%=runs/paper/%/evaluation.json) $(MINIIMAGENET:%=runs/paper/%/evaluation.json)
 	$(BIN)/supervised table $(runs_of) --output runs/paper/table1.csv
 

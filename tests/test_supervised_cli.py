@@ -201,8 +201,13 @@ def test_after_anil_learned_step_sizes_begin_with_the_same_model(
 
 
 def test_wrong_input_is_named(
-    sinusoid: Path, tmp_path: Path, omniglot: Path, capsys: pytest.CaptureFixture[str]
+    sinusoid: Path,
+    tmp_path: Path,
+    omniglot: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("SUPERVISED_OMNIGLOT", raising=False)
     few = ("omniglot-5w5s", "--data", omniglot)
     cases = {
         ("train",): "preset is missing; it must be one of: sinusoid",
