@@ -237,14 +237,14 @@ def test_finite_on_constant_observations(constant: float) -> None:
 
 
 def test_the_ridge_grows_until_the_solution_is_finite() -> None:
-    # All features but the constant one vanish: without a ridge the normal equations are exactly singular.
-    observations = torch.zeros(1, 2, 1, 2)
+    # Observations, their squares and the constant feature are all 1: the normal equations are exactly singular.
+    observations = torch.ones(1, 2, 1, 2)
     mask, returns = torch.ones(1, 2, 1, dtype=torch.bool), torch.ones(1, 2, 1)
     singular = linear_feature_baseline(observations, returns, mask, ridge=0.0)
     assert not torch.isfinite(singular).all()
-    # 1 / 1e-310 overflows; two tenfolds later the reciprocal is finite.
+    # 2 + 1e-17 is 2 in float64, and so is 2 + 1e-16; two tenfolds later the ridge is there.
     once, thrice = (
-        linear_feature_baseline(observations, returns, mask, ridge=1e-310, tries=tries) for tries in (1, 3)
+        linear_feature_baseline(observations, returns, mask, ridge=1e-17, tries=tries) for tries in (1, 3)
     )
     assert not torch.isfinite(once).all()
     torch.testing.assert_close(thrice, returns)
