@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import sys
 from typing import Any
 
 import torch
@@ -88,7 +90,10 @@ def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict
         run_config=tune.RunConfig(verbose=0),
     )
     trials = []
-    for result in tuner.fit():
+    # Standard output is for the result: Ray's account of the search goes elsewhere.
+    with contextlib.redirect_stdout(sys.stderr):
+        results = tuner.fit()
+    for result in results:
         if result.error is not None:
             raise RuntimeError(f"a trial failed: {result.error}")
         trials.append({"score": result.metrics["score"], "config": result.config})

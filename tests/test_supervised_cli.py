@@ -258,7 +258,16 @@ def test_a_diverging_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "iteration 2: the query loss is" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_tune_prints_nothing_but_its_json(capsys: pytest.CaptureFixture[str]) -> None:
+    search = ("meta_lr=0.001,0.002", "--samples", 1, "--iterations", 2)
+    assert run_cli("tune", "sinusoid", *search, "--validate-every", 2, "--report-every", 2, "--json") == 0
+    (trial,) = json.loads(capsys.readouterr().out)["trials"]
+    assert trial["config"]["meta_lr"] in (0.001, 0.002)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
 def test_tune_finds_the_better_step_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("meta_lr=0.000001,0.005", "--samples", 4, "--iterations", 400, "--validate-every", 400)
     assert run_cli("tune", "sinusoid", *arguments, "--report-every", 400, "--json") == 0
