@@ -20,8 +20,10 @@ OMNIGLOT := omniglot-5w1s.maml omniglot-5w5s.maml omniglot-5w1s-noconv.maml omni
 MINIIMAGENET := $(foreach m,maml first-order classifier,miniimagenet-1shot.$(m) miniimagenet-5shot.$(m))
 SINUSOID := $(foreach m,maml pretrained oracle context-vector multi-task multi-task-l2 multi-task-l2-mean,sinusoid.$(m))
 CONTEXT := $(foreach p,omniglot-5w1s omniglot-5w5s,$(p).maml $(p).context-vector)
-# The evaluated runs that a target needs.
-runs_of = $(patsubst %/evaluation.json,%,$(filter %/evaluation.json,$^))
+# Shell commands of $(1) that train runs/paper/PRESET.METHOD, or go on with it.
+trained = run=$(@D); name=$*; \
+	if [ -e $$run/checkpoints/latest ]; then $(BIN)/$(1) train --resume $$run; \
+	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name##*.} --output $$run; fi
 
 .PHONY: train figure4 figure5 table1 table2 table3 test test-slow lint format setup clean
 
@@ -38,29 +40,25 @@ figure5: $(foreach preset,$(LOCOMOTION),$(foreach m,maml pretrained random oracl
 
 # runs/paper/PRESET.METHOD: trained, or gone on with, and evaluated.
 runs/paper/%/adaptation.json: | setup
-	run=$(@D); name=$*; \
-	if [ -e $$run/checkpoints/latest ]; then $(BIN)/maml-rl train --resume $$run; \
-	else rm -rf $$run; $(BIN)/maml-rl train $${name%.*} --method $${name##*.} --output $$run; fi
+	$(call trained,maml-rl)
 	$(BIN)/maml-rl evaluate $(@D)
 
 table1 table3: export SUPERVISED_OMNIGLOT ?= $(CURDIR)/data/omniglot
 table1: $(OMNIGLOT:%=runs/paper/%/evaluation.json) $(MINIIMAGENET:%=runs/paper/%/evaluation.json)
-	$(BIN)/supervised table $(runs_of) --output runs/paper/table1.csv
+	$(BIN)/supervised table $(dir $^) --output runs/paper/table1.csv
 
 table2: $(SINUSOID:%=runs/paper/%/evaluation.json)
-	for run in $(runs_of); do $(BIN)/supervised plot $$run; done
-	$(BIN)/supervised compare $(runs_of) --output runs/paper/figures3-6.png
-	$(BIN)/supervised table $(runs_of) --output runs/paper/table2.csv
+	for run in $(dir $^); do $(BIN)/supervised plot $$run || exit 1; done
+	$(BIN)/supervised compare $(dir $^) --output runs/paper/figures3-6.png
+	$(BIN)/supervised table $(dir $^) --output runs/paper/table2.csv
 
 table3: $(CONTEXT:%=runs/paper/%/evaluation.json)
-	$(BIN)/supervised table $(runs_of) --output runs/paper/table3.csv
+	$(BIN)/supervised table $(dir $^) --output runs/paper/table3.csv
 
 # Trained, or gone on with, and evaluated, as above.
 runs/paper/%/evaluation.json: | setup
-	run=$(@D); name=$*; \
-	case $$name in omniglot*) [ -e $$SUPERVISED_OMNIGLOT ] || $(BIN)/supervised download omniglot $$SUPERVISED_OMNIGLOT;; esac; \
-	if [ -e $$run/checkpoints/latest ]; then $(BIN)/supervised train --resume $$run; \
-	else rm -rf $$run; $(BIN)/supervised train $${name%.*} --method $${name##*.} --output $$run; fi
+	case $* in omniglot*) [ -e $$SUPERVISED_OMNIGLOT ] || $(BIN)/supervised download omniglot $$SUPERVISED_OMNIGLOT;; esac
+	$(call trained,supervised)
 	$(BIN)/supervised evaluate $(@D)
 
 test: setup

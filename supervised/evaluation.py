@@ -21,6 +21,7 @@ from supervised.episodes import Episodes, Purpose, Sampler, stream
 from supervised.experiment import Experiment
 from supervised.meta_step import Learner, Measurement, adaptation_curve
 from supervised.problem import chunk_size
+from supervised.tables import with_interval
 
 SINUSOID_SHOTS = (5, 10, 20)  # paper, Figure 6
 STEP_SIZES = (0.0003, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
@@ -190,8 +191,7 @@ def markdown_table(rows: list[Row], digits: int) -> str:
     lines.append("|---" * (len(steps) + 2) + "|")
     for row in rows:
         cells = [
-            f"{mean:.{digits}f}" + ("" if width is None else f" ± {width:.{digits}f}")
-            for mean, width in zip(row.mean, row.interval, strict=True)
+            with_interval(mean, width, digits) for mean, width in zip(row.mean, row.interval, strict=True)
         ]
         step_size = "-" if row.step_size is None else f"{row.step_size:g}"
         lines.append(f"| {row.name} | " + " | ".join(cells) + f" | {step_size} |")

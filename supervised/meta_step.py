@@ -80,7 +80,7 @@ def step_size_multiples(
         return {}
     multiples: Params = {}
     for name, value in params.items():
-        if name.startswith(INNER_LR) or not learner.network.adapted(name):
+        if not learner.network.adapted(name):
             continue
         shape = value.shape if learner.learn_inner_lr == "parameter" else ()
         started = learner.learn_inner_lr == "scalar" or adapted(name)

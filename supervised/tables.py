@@ -78,8 +78,8 @@ def markdown(table: Sequence[Entry]) -> str:
     lines = ["| preset | method | gradient steps | measured | paper |", "|---|---|---|---|---|"]
     for entry in table:
         digits = 3 if PRESETS[entry.preset].problem == "sinusoid" else 2
-        measured = _with_interval(entry.mean, entry.interval, digits) + (" ▼" if entry.is_worse else "")
-        paper = "" if entry.paper is None else _with_interval(*entry.paper, 2)
+        measured = with_interval(entry.mean, entry.interval, digits) + (" ▼" if entry.is_worse else "")
+        paper = "" if entry.paper is None else with_interval(*entry.paper, 2)
         lines.append(f"| {entry.preset} | {entry.name} | {entry.steps} | {measured} | {paper} |")
     return "\n".join(lines)
 
@@ -96,5 +96,6 @@ def save_csv(table: Sequence[Entry], path: Path) -> None:
             writer.writerow([*measured, *(entry.paper or (None, None))])
 
 
-def _with_interval(mean: float, interval: float | None, digits: int) -> str:
+def with_interval(mean: float, interval: float | None, digits: int) -> str:
+    """Mean and, where there is one, half width of its interval."""
     return f"{mean:.{digits}f}" + ("" if interval is None else f" ± {interval:.{digits}f}")

@@ -72,14 +72,19 @@ class StartingPoint:
     adapted: Callable[[str], bool] = lambda name: True
 
     def fitted(self, learner: Learner, fresh: Params) -> Params:
-        """Meta-parameters of the form of ``fresh``; raises ValueError when they do not fit."""
+        """All meta-parameters, step sizes included, for a network of ``fresh`` parameters.
+
+        Raises:
+            ValueError: they do not fit the network.
+        """
         head, initial = getattr(learner.network, "head", None), dict(self.params)
         last = [name for name in fresh if name.rpartition(".")[0] == head]
         if any(name in initial and initial[name].shape != fresh[name].shape for name in last):
             initial |= {name: torch.zeros_like(fresh[name]) for name in last}
+        multiples = step_size_multiples(learner, fresh, self.adapted)
         if not any(name.startswith(INNER_LR) for name in initial):
-            initial |= step_size_multiples(learner, fresh, self.adapted)
-        _check_shapes(fresh, initial)
+            initial |= multiples
+        _check_shapes(fresh | multiples, initial)
         return initial
 
 
@@ -100,10 +105,8 @@ class MetaTrainer:
         start_from: StartingPoint | None = None,
     ) -> None:
         self.learner, self.sampler, self.settings, self.device = learner, sampler, settings, device
-        network = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
-        initial = network | step_size_multiples(learner, network)
-        if start_from is not None:
-            initial = start_from.fitted(learner, initial)
+        fresh = learner.network.init_params(stream(settings.seed, Purpose.INITIALISATION))
+        initial = (start_from or StartingPoint(fresh)).fitted(learner, fresh)
         self._params = {name: value.to(device, copy=True).requires_grad_() for name, value in initial.items()}
         self._adam = torch.optim.Adam(self._params.values(), settings.meta_lr, fused=True)
         self._gradient: Callable[[Episodes], tuple[Params, Measurement]] = self._meta_gradient

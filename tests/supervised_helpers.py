@@ -75,6 +75,18 @@ def make_episodes(name: str, tasks: int = 4, shots: int = 2, seed: int = 0) -> E
     return Episodes(examples(shots), examples(shots + 1))
 
 
+def to_float32(episodes: Episodes) -> Episodes:
+    """The same episodes, labels as they are."""
+    return Episodes(*(Examples(x.float(), y.float() if y.is_floating_point() else y) for x, y in episodes))
+
+
+def with_permuted_support_labels(episodes: Episodes) -> Episodes:
+    """One-shot tasks whose support labels say nothing about the query's."""
+    rng, (tasks, ways) = np.random.default_rng(0), episodes.support.targets.shape
+    permuted = torch.from_numpy(np.stack([rng.permutation(ways) for _ in range(tasks)]))
+    return episodes._replace(support=Examples(episodes.support.inputs, permuted))
+
+
 def numeric_gradient(function: Callable[[Params], Tensor], params: Params, step: float = 1e-6) -> Params:
     """Directional derivatives along a random direction per parameter, by symmetric differences."""
     rng = np.random.default_rng(5)

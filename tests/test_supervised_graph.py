@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from supervised_helpers import NETWORKS, make_episodes, make_learner, make_params
+from supervised_helpers import NETWORKS, make_episodes, make_learner, make_params, to_float32
 from torch import Tensor
 
 from supervised.config import ConfigError, TrainingSettings
-from supervised.episodes import Episodes, Examples
+from supervised.episodes import Episodes
 from supervised.graph import Replayed
 from supervised.meta_step import meta_gradient
 from supervised.sinusoid import SinusoidSampler
@@ -90,10 +90,7 @@ def test_a_recorded_training_is_the_computed_one(name: str, precision: Any) -> N
     settings = dataclasses.replace(SETTINGS, precision=precision)
 
     def sampler(rng: np.random.Generator, tasks: int) -> Episodes:
-        episodes = make_episodes(name, tasks, seed=int(rng.integers(1000)))
-        return Episodes(
-            *(Examples(x.float(), y.float() if y.is_floating_point() else y) for x, y in episodes)
-        )
+        return to_float32(make_episodes(name, tasks, seed=int(rng.integers(1000))))
 
     trained = []
     for capture in (False, True):

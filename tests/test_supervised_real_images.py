@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from supervised_helpers import with_permuted_support_labels
 
 from maml_rl.meta_learner import Params
-from supervised.episodes import Examples, Purpose, stream
+from supervised.episodes import Purpose, stream
 from supervised.experiment import Experiment
 from supervised.image_data import ImageSplits, load_miniimagenet
 from supervised.meta_step import adaptation_curve
@@ -76,9 +77,7 @@ def accuracies(omniglot: Experiment, params: Params, *, permute: bool) -> list[f
     """On 200 tasks of test characters, after 0 .. 3 steps."""
     episodes = omniglot.test_sampler(stream(0, Purpose.TEST), 200)
     if permute:
-        rng = np.random.default_rng(0)
-        labels = torch.from_numpy(np.stack([rng.permutation(5) for _ in range(200)]))
-        episodes = episodes._replace(support=Examples(episodes.support.inputs, labels))
+        episodes = with_permuted_support_labels(episodes)
     curve = adaptation_curve(omniglot.learner, params, episodes, 3, 4)
     assert curve.accuracies is not None
     return curve.accuracies.mean(1).tolist()

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from supervised_helpers import NETWORKS, draw_glyph, glyph, make_episodes, make_learner
+from supervised_helpers import (
+    NETWORKS,
+    draw_glyph,
+    glyph,
+    make_episodes,
+    make_learner,
+    to_float32,
+    with_permuted_support_labels,
+)
 from torch import Tensor
 
 from maml_rl.meta_learner import Params
@@ -105,11 +113,7 @@ def test_bfloat16_rounds_the_products_only(name: str) -> None:
     Rounding moves some units of these small networks across the kinks of ReLU and maximum, hence 0.9.
     """
     learner = make_learner(name, first_order=False)
-    examples = (
-        Examples(x.float(), y.float() if y.is_floating_point() else y)
-        for x, y in make_episodes(name, tasks=8)
-    )
-    episodes = Episodes(*examples)
+    episodes = to_float32(make_episodes(name, tasks=8))
     gradients = {}
     for precision in ("float32", "bfloat16"):
         settings = dataclasses.replace(SETTINGS, precision=precision, meta_batch_size=8)
@@ -306,11 +310,8 @@ def test_few_shot_classification_learns_new_classes(trained: tuple[Learner, Para
 
 def test_with_permuted_support_labels_accuracy_is_at_chance(trained: tuple[Learner, Params]) -> None:
     """The control: what is learned comes from the support labels, not from a leak of the query's."""
-    episodes = held_out()
-    rng = np.random.default_rng(0)
-    permuted = np.stack([rng.permutation(4) for _ in range(100)])
-    wrong = Examples(episodes.support.inputs, torch.from_numpy(permuted))
-    assert abs(accuracy_after(*trained, episodes._replace(support=wrong), 1) - 0.25) < 0.07
+    wrong = with_permuted_support_labels(held_out())
+    assert abs(accuracy_after(*trained, wrong, 1) - 0.25) < 0.07
 
 
 def test_nearest_neighbour_needs_the_right_labels_too(trained: tuple[Learner, Params]) -> None:
