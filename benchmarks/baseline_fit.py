@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.advantages import discounted_returns, linear_feature_baseline
-from maml_rl.batch import Trajectories
-from maml_rl.evaluation import adaptation
-from maml_rl.held_out import HeldOut
-from maml_rl.policy_file import PRETRAINED, load_policy
-from maml_rl.rollout import rollout, stream
+from maml_rl.envs.rollout import rollout, stream
+from maml_rl.experiments.evaluation import adaptation
+from maml_rl.experiments.held_out import HeldOut
+from maml_rl.learning.advantages import discounted_returns, linear_feature_baseline
+from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.policy_file import PRETRAINED, load_policy
 
 TASKS = 12
 RIDGES = (1e-5, 1.0, 10.0, 100.0, 1000.0)

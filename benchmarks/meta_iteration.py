@@ -25,13 +25,13 @@ from straightforward_port import meta_update as port_meta_update
 from straightforward_port import rollouts as port_rollouts
 
 from maml_rl import MAML
-from maml_rl.batch import Samples, make_samples
 from maml_rl.envs import make_task_env
-from maml_rl.meta_update import MetaUpdateSettings, adapt_in_chunks, meta_update
-from maml_rl.parallel import threads_over_chunks
-from maml_rl.policy import GaussianMLP, Params
-from maml_rl.presets import point_nav
-from maml_rl.rollout import rollout, stream
+from maml_rl.envs.rollout import rollout, stream
+from maml_rl.experiments.presets import point_nav
+from maml_rl.learning.batch import Samples, make_samples
+from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_in_chunks, meta_update
+from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.tools.threads import threads_over_chunks
 
 SPEC = GaussianMLP(2, 2)
 INNER_LR = 0.1

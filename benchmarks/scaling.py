@@ -19,9 +19,9 @@ from threadpoolctl import ThreadpoolController
 
 from maml_rl import MAML
 from maml_rl.envs import make_task_env
-from maml_rl.policy import GaussianMLP
-from maml_rl.presets import get_experiment
-from maml_rl.rollout import rollout, stream
+from maml_rl.envs.rollout import rollout, stream
+from maml_rl.experiments.presets import get_experiment
+from maml_rl.policies.mlp import GaussianMLP
 
 PRESETS = ("point-nav", "half-cheetah-vel", "ant-vel")
 SECONDS = 10.0

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from maml_rl.policy import GaussianMLP, Params
+from maml_rl.policies.mlp import GaussianMLP, Params
 
 Task = tuple[Tensor, Tensor, Tensor]
 """Observations, actions and advantages of one task."""

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from maml_rl.memory import keep_freed_memory
-from maml_rl.meta_learner import Params
-from supervised.episodes import Episodes, Examples
-from supervised.experiment import Experiment
-from supervised.meta_step import Learner, meta_gradient
-from supervised.presets import get_preset
+from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.memory import keep_freed_memory
+from supervised.data.episodes import Episodes, Examples
+from supervised.experiments.experiment import Experiment
+from supervised.experiments.presets import get_preset
+from supervised.learning.meta_step import Learner, meta_gradient
 
 try:
     from learn2learn.algorithms.maml import MAML  # type: ignore[import-not-found]

@@ -2,6 +2,6 @@
 
 import sys
 
-from maml_rl.cli import main
+from maml_rl.cli.app import main
 
 sys.exit(main())

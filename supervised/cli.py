@@ -18,12 +18,13 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from maml_rl.run_directory import RunDirectory
-from supervised.config import ConfigError, ExperimentConfig, Method, TrainingSettings
-from supervised.experiment import Experiment
-from supervised.model_file import load
-from supervised.presets import PAPER, PRESETS, get_preset
-from supervised.trainer import StartingPoint
+from maml_rl.tools.run_directory import RunDirectory
+from supervised.experiments.config import ExperimentConfig, Method
+from supervised.experiments.experiment import Experiment
+from supervised.experiments.presets import PAPER, PRESETS, get_preset
+from supervised.learning.settings import ConfigError, TrainingSettings
+from supervised.learning.trainer import StartingPoint
+from supervised.models.model_file import load
 
 Device = Literal["cpu", "cuda"]
 
@@ -79,7 +80,7 @@ def train(
             layers that the other run did not adapt.
         json: print the last row of progress.csv as JSON.
     """
-    from supervised.training import TrainingRun
+    from supervised.experiments.training import TrainingRun
 
     given = {name: value for name, value in vars(fields).items() if value is not None}
     run = None
@@ -138,8 +139,8 @@ def evaluate(
     """
     from rich.console import Console
 
-    from supervised.evaluation import evaluate as run_evaluation
-    from supervised.evaluation import markdown_table, save_rows
+    from supervised.experiments.evaluation import evaluate as run_evaluation
+    from supervised.experiments.evaluation import markdown_table, save_rows
 
     directory = RunDirectory.open(run)
     experiment = stored_experiment(directory, data)
@@ -173,7 +174,7 @@ def plot(run: Positional[Path]) -> None:
     Args:
         run: a run directory.
     """
-    from supervised.plots import plot_adaptation, plot_fits, plot_learning_curve
+    from supervised.views.plots import plot_adaptation, plot_fits, plot_learning_curve
 
     directory = RunDirectory.open(run)
     files = [directory.path / "learning_curve.png"]
@@ -197,7 +198,7 @@ def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparis
         runs: run directories, all evaluated.
         output: the PNG file.
     """
-    from supervised.plots import plot_comparison
+    from supervised.views.plots import plot_comparison
 
     curves = {description["config"]["method"]: rows for description, rows in _evaluations(runs)}
     plot_comparison(curves, output)
@@ -211,7 +212,7 @@ def table(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> 
         runs: run directories, all evaluated.
         output: a CSV file to write, too.
     """
-    from supervised.tables import entries, markdown, save_csv
+    from supervised.views.tables import entries, markdown, save_csv
 
     content = [
         entry
@@ -243,7 +244,7 @@ def tune(
         data: folder or zip file of the images.
         json: print JSON.
     """
-    from supervised.tuning import search_space, tune_config
+    from supervised.experiments.tuning import search_space, tune_config
 
     given = {name: value for name, value in vars(fields).items() if value is not None}
     config = dataclasses.replace(get_preset(preset, method), **given)
@@ -267,7 +268,7 @@ def download(
         dataset: omniglot; MiniImagenet's terms do not allow a download by program: see the README.
         folder: where to put the archives; name it afterwards with --data.
     """
-    from supervised.download import fetch_omniglot
+    from supervised.data.download import fetch_omniglot
 
     fetch_omniglot(folder, print)
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maml_rl.meta_learner import Params
-from maml_rl.run_directory import RunDirectory
-from supervised.config import TrainingSettings
-from supervised.episodes import Examples, Purpose, Sampler, check_episodes, stream
-from supervised.meta_step import (
+from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.run_directory import RunDirectory
+from supervised.data.episodes import Examples, Purpose, Sampler, check_episodes, stream
+from supervised.experiments.training import TrainingRun
+from supervised.learning.losses import UserLoss, loss_of_each_task
+from supervised.learning.meta_step import (
     INNER_LR,
     Learner,
     LearnInnerLR,
@@ -22,10 +23,10 @@ from supervised.meta_step import (
     adapted_params,
     split,
 )
-from supervised.problem import Problem, chunk_size, validation_after_adaptation
-from supervised.trainer import MetaTrainer
-from supervised.training import TrainingRun
-from supervised.user_model import ModuleNetwork, UserLoss, loss_of_each_task
+from supervised.learning.problem import Problem, chunk_size, validation_after_adaptation
+from supervised.learning.settings import TrainingSettings
+from supervised.learning.trainer import MetaTrainer
+from supervised.models.user_model import ModuleNetwork
 
 
 class MetaLearner:

@@ -1,0 +1,1 @@
+"""The command line ``maml-rl``, thin: a module per group of commands, nothing imports it."""

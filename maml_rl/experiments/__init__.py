@@ -1,0 +1,1 @@
+"""The paper's experiments: presets, methods, training, evaluation, runs on disk."""

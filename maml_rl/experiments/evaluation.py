@@ -1,0 +1,184 @@
+"""Returns after 0 .. k gradient steps on held-out tasks: the measure of every table and figure of the paper."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
+
+from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.rollout import Phase, rollout, stream
+from maml_rl.learning.batch import make_samples
+from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
+from maml_rl.learning.meta_update import inner_loss
+from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.meta_params import split_meta_params
+from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.tools.files import write_atomically
+from maml_rl.tools.intervals import interval_95
+
+Tasks: TypeAlias = Sequence[Any] | np.ndarray
+TASKS_PER_CHUNK = 5
+"""Tasks adapted in one batch: bounds memory, and has no influence on the result of a task."""
+
+
+@dataclass(frozen=True)
+class AdaptationResult:
+    """Mean return of each task after each number of gradient steps: ``returns [steps + 1, tasks]``."""
+
+    returns: np.ndarray
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over tasks ``[steps + 1]``."""
+        return self.returns.mean(axis=1)
+
+    @property
+    def interval(self) -> np.ndarray:
+        """Half width of the 95 % confidence interval of the mean over tasks; NaN for a single task."""
+        return interval_95(self.returns)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "gradient_steps": list(range(len(self.returns))),
+            "mean": self.mean.tolist(),
+            "interval_95": [None if np.isnan(x) else float(x) for x in self.interval],
+            "tasks": self.returns.shape[1],
+            "returns": self.returns.tolist(),
+        }
+
+    def save(self, folder: Path, description: Mapping[str, Any]) -> None:
+        """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``, with ``description``."""
+        with (folder / "adaptation.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["gradient_steps", "mean", "interval_95"])
+            writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, strict=True))
+        content = json.dumps({**description, **self.as_dict()}, indent=1) + "\n"
+        write_atomically(folder / "adaptation.json", content.encode())
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a policy is adapted and measured.
+
+    Attributes:
+        meta_params: theta, and the learned step sizes if any; None gives every task fresh weights of its own
+            (the paper's randomly initialised baseline).
+        steps: gradient steps.
+        inner_lr: alpha of the first step, unless learned; all later steps take half of it (Finn et al. 2017,
+            app. A.2).
+        seed: of the rollouts and the fresh weights.
+    """
+
+    spec: GaussianMLP
+    meta_params: Params | None
+    steps: int
+    inner_lr: float
+    gamma: float
+    gae_lambda: float
+    baseline_ridge: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be 0 or more")
+
+    def initial_params(self, first_task: int, tasks: int) -> tuple[Params, InnerLR]:
+        """Parameters stacked over tasks, and the first step size."""
+        if self.meta_params is not None:
+            theta, inner_lr = split_meta_params(self.meta_params, self.inner_lr)
+            return stack_params(theta, tasks), inner_lr
+        seeds = [stream(self.seed, Phase.INIT, first_task + i).generate_state(1)[0] for i in range(tasks)]
+        fresh = [self.spec.init_params(int(seed)) for seed in seeds]
+        return {name: torch.stack([p[name] for p in fresh]) for name in fresh[0]}, self.inner_lr
+
+
+def adaptation(
+    env: TaskVectorEnv, protocol: Protocol, tasks: Tasks, first_task: int = 0
+) -> Iterator[tuple[Params, list[Trajectories]]]:
+    """Parameters (stacked over ``tasks``) after 0, 1, ... gradient steps, and each task's episodes with them.
+
+    Every step uses the fresh episodes of the parameters before it. Every task has random streams of its own,
+    named by its index: what happens to it does not depend on which other tasks are there.
+
+    Args:
+        env: made by ``make_task_env``; its number of copies is the number of episodes.
+        first_task: index of ``tasks[0]``.
+    """
+    params, first_lr = protocol.initial_params(first_task, len(tasks))
+    for step in range(protocol.steps + 1):
+        trajectories = []
+        for i, task in enumerate(tasks):
+            task_params = {name: value[i].detach().numpy() for name, value in params.items()}
+            seed = stream(protocol.seed, Phase.EVALUATION, first_task + i, step)
+            trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
+        yield params, trajectories
+        if step < protocol.steps:
+            samples = make_samples(
+                trajectories,
+                gamma=protocol.gamma,
+                gae_lambda=protocol.gae_lambda,
+                baseline_ridge=protocol.baseline_ridge,
+            )
+            inner_lr = first_lr if step == 0 else _halved(first_lr)
+            params = adapt(inner_loss(protocol.spec), params, [samples], inner_lr, first_order=True)
+
+
+def evaluate(
+    env: TaskVectorEnv,
+    protocol: Protocol,
+    tasks: Tasks,
+    *,
+    first_task: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> AdaptationResult:
+    """Mean return of every task after 0 .. k gradient steps; see ``adaptation``.
+
+    Args:
+        on_progress: called with the number of tasks done.
+
+    Raises:
+        ValueError: there are no tasks.
+    """
+    if len(tasks) == 0:
+        raise ValueError("tasks is empty; evaluation needs at least one task")
+    returns = np.zeros((protocol.steps + 1, len(tasks)))
+    # One thread: the result must not depend on the machine, and the matrices are small.
+    with ThreadpoolController().limit(limits=1):
+        for start in range(0, len(tasks), TASKS_PER_CHUNK):
+            chunk = tasks[start : start + TASKS_PER_CHUNK]
+            steps = adaptation(env, protocol, chunk, first_task + start)
+            for step, (_, trajectories) in enumerate(steps):
+                returns[step, start : start + len(chunk)] = [t.mean_return for t in trajectories]
+            on_progress(start + len(chunk))
+    return AdaptationResult(returns)
+
+
+def _halved(inner_lr: InnerLR) -> InnerLR:
+    if isinstance(inner_lr, Mapping):
+        return {name: value / 2 for name, value in inner_lr.items()}
+    return inner_lr / 2
+
+
+def markdown_table(rows: Mapping[str, Sequence[tuple[float, float | None]]]) -> str:
+    """Rows of ``mean +- interval`` after 0, 1, ... gradient steps, as a Markdown table."""
+    steps = max(len(row) for row in rows.values())
+    lines = [
+        "| returns after gradient steps | " + " | ".join(str(k) for k in range(steps)) + " |",
+        "|---|" + "---|" * steps,
+    ]
+    for name, row in rows.items():
+        cells = [
+            f"{mean:.2f}" + ("" if width is None or np.isnan(width) else f" ± {width:.2f}")
+            for mean, width in row
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""The paper's evaluation of a trained policy: which tasks, how many episodes, which step sizes."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from maml_rl.envs import TaskVectorEnv, make_task_env
+from maml_rl.envs.rollout import Phase, stream
+from maml_rl.experiments.evaluation import Protocol, Tasks
+from maml_rl.experiments.methods import GUIDED, METHODS
+from maml_rl.experiments.presets import Return, get_experiment
+from maml_rl.policies.policy_file import PolicyFile
+
+
+class HeldOut:
+    """How a policy is measured on tasks it was not trained on.
+
+    Args:
+        policy: what ``load_policy`` read.
+        steps: gradient steps; None is 3, or 0 for a policy that is not adapted.
+        inner_lr: first step size; None is the one the policy was trained with.
+        episodes: episodes per task and step; None is the paper's number for the preset.
+        tasks: number of tasks, drawn with ``seed``; None is the paper's own 40 tasks.
+        seed: of the rollouts.
+
+    Raises:
+        ValueError: a number is out of range, or the policy is not adapted but ``steps`` were given.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyFile,
+        *,
+        steps: int | None = None,
+        inner_lr: float | None = None,
+        episodes: int | None = None,
+        tasks: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.info = info = policy.info
+        self._experiment = get_experiment(info["preset"])
+        method = METHODS[info["method"]]
+        if not method.adapts and steps:
+            raise ValueError(f"steps is {steps}, but a policy of method {info['method']!r} is not adapted")
+        if inner_lr is not None and inner_lr <= 0:
+            raise ValueError(f"inner_lr is {inner_lr}; it must be positive")
+        if tasks is not None and tasks < 1:
+            raise ValueError(f"tasks is {tasks}; it must be 1 or more")
+        self.inner_lr = info["inner_lr"] if inner_lr is None else inner_lr
+        self.episodes = self._experiment.test_episodes if episodes is None else episodes
+        self.protocol = Protocol(
+            spec=policy.spec,
+            meta_params=None if info["method"] == "random" else policy.params,
+            steps=(3 if method.adapts else 0) if steps is None else steps,
+            inner_lr=self.inner_lr,
+            gamma=info["gamma"],
+            gae_lambda=info["gae_lambda"],
+            baseline_ridge=info["baseline_ridge"],
+            seed=seed,
+        )
+        self._task_count = tasks
+        self.make_env = partial(
+            make_task_env, info["env"], self.episodes, info["horizon"], info["env_config"]
+        )
+
+    @property
+    def _has_standard_tasks(self) -> bool:
+        return self._task_count is None and self._experiment.test_tasks is not None
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The held-out tasks."""
+        if self._task_count is None and self._experiment.test_tasks is not None:
+            return self._experiment.test_tasks()
+        env: TaskVectorEnv = self.make_env()
+        rng = np.random.default_rng(stream(self.protocol.seed, Phase.EVALUATION_TASKS))
+        return env.sample_tasks(self._task_count or 40, rng)
+
+    @property
+    def papers_row(self) -> tuple[Return, ...]:
+        """The paper's returns of the same method on the same tasks, if there are any; of MAML if guided."""
+        if not self._has_standard_tasks:
+            return ()
+        method = "maml" if self.info["method"] == GUIDED else self.info["method"]
+        return self._experiment.paper.get(method, ())
+
+    def description(self) -> dict[str, Any]:
+        """What was measured and how: goes into ``adaptation.json``."""
+        kept = ("preset", "method", "env", "env_config", "horizon", "iteration")
+        halves = [self.inner_lr / 2] * (self.protocol.steps - 1)
+        return {
+            **{name: self.info[name] for name in kept},
+            "step_sizes": [self.inner_lr, *halves][: self.protocol.steps],
+            "episodes": self.episodes,
+            "standard_tasks": self._has_standard_tasks,
+            "seed": self.protocol.seed,
+        }

@@ -1,0 +1,71 @@
+"""The run directory of a policy: beside what ``tools.run_directory`` keeps, policies and evaluations.
+
+::
+
+    policy.safetensors    the best policy by return after adaptation, with policy.json
+    adaptation.json       what ``maml-rl evaluate`` measured
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from maml_rl.policies.policy_file import POLICY, PolicyFile, PolicyFileError, load_policy, policy_file_in
+from maml_rl.tools.run_directory import RunDirectory, RunError
+
+POLICY_FIELDS = (
+    "preset",
+    "method",
+    "env",
+    "env_config",
+    "horizon",
+    "inner_lr",
+    "gamma",
+    "gae_lambda",
+    "baseline_ridge",
+    "iteration",
+)
+"""What a policy's description says beside the shape of the network, and adaptation needs."""
+
+
+class Run(RunDirectory):
+    """Paths and files of one run."""
+
+    def adaptation(self) -> dict[str, Any] | None:
+        """What ``maml-rl evaluate`` found, or None before it was called; raises RunError when damaged."""
+        file = self.path / "adaptation.json"
+        if not file.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(file.read_text())
+            _ = [result[name] for name in ("returns", "tasks", "episodes", "standard_tasks")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{file} is damaged ({error!r}); run maml-rl evaluate {self.path} again"
+            ) from error
+        return result
+
+    def policy_path(self, which: str) -> Path:
+        """The best policy, or the latest checkpoint's."""
+        if which == "latest":
+            return self.checkpoint("latest") / POLICY
+        return policy_file_in(self.path)
+
+    def policy(self, which: str) -> PolicyFile:
+        """The best policy or the latest checkpoint's, read and checked.
+
+        Raises:
+            RunError: there is none.
+            PolicyFileError: it is damaged, lacks what adaptation needs, or is not of this run's environment.
+        """
+        path = self.policy_path(which)
+        policy = load_policy(path)
+        missing = [name for name in POLICY_FIELDS if name not in policy.info]
+        if missing:
+            raise PolicyFileError(f"{path.with_suffix('.json')} lacks {', '.join(missing)}")
+        env = self.description()["config"].get("env")
+        if policy.info["env"] != env:
+            raise PolicyFileError(f"{path} is a policy of {policy.info['env']!r}, but the run is of {env!r}")
+        return policy

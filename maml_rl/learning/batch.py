@@ -1,0 +1,114 @@
+"""The data of one phase as the learner uses them: torch samples, packed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maml_rl.learning.advantages import (
+    discounted_returns,
+    generalized_advantages,
+    linear_feature_baseline,
+    standardize,
+)
+from maml_rl.learning.trajectories import Trajectories
+
+
+class Samples(NamedTuple):
+    """The valid transitions of several tasks, packed to the front and padded to the longest task.
+
+    ``weights`` are 1 / (number of valid transitions of the task), and 0 on padding: a weighted sum is the
+    mean over the task's valid transitions.
+    """
+
+    observations: Float[Tensor, "tasks samples observation"]
+    actions: Float[Tensor, "tasks samples action"]
+    advantages: Float[Tensor, "tasks samples"]
+    weights: Float[Tensor, "tasks samples"]
+
+    def tasks(self, start: int, stop: int) -> Samples:
+        """The samples of tasks ``start .. stop - 1``, trimmed to the longest of them."""
+        longest = int((self.weights[start:stop] != 0).sum(-1).max())
+        return Samples(*(field[start:stop, :longest] for field in self))
+
+    def thinned(self, fraction: float) -> Samples:
+        """An evenly spaced ``fraction`` of each task's samples, the weights scaled to remain a mean."""
+        count = math.ceil(self.weights.shape[1] * fraction)
+        return self.select(
+            (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
+        )
+
+    def select(self, index: Int[Tensor, " selected"]) -> Samples:
+        """Some of each task's samples, the weights scaled to remain a mean."""
+        chosen = Samples(*(field[:, index] for field in self))
+        total = chosen.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(chosen.weights.dtype).tiny)
+        return chosen._replace(weights=chosen.weights / total)
+
+
+def to_tensors(
+    trajectories: Sequence[Trajectories], device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Observations, actions, rewards and the mask of valid steps, ``[tasks, episodes, horizon, ...]`` each."""
+
+    def stack(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
+
+    observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
+    return observations, actions, rewards, torch.arange(rewards.shape[-1], device=device) < lengths[..., None]
+
+
+def shuffled(
+    count: int, parts: int, generator: torch.Generator, device: torch.device | str
+) -> tuple[Tensor, ...]:
+    """The numbers below ``count`` in random order, in ``parts`` parts (no more than numbers) of equal size."""
+    return torch.randperm(count, generator=generator).to(device).tensor_split(min(count, parts))
+
+
+def make_samples(
+    trajectories: Sequence[Trajectories],
+    *,
+    gamma: float,
+    gae_lambda: float,
+    baseline_ridge: float = 1e-5,
+    device: torch.device | str = "cpu",
+) -> Samples:
+    """Advantages of each task's episodes, standardised per task, as packed samples.
+
+    The baseline is refitted to each task and phase on the very batch it then predicts, as in the published
+    code (Finn et al. 2017, sec. 5.3: "fitted separately at each iteration for each sampled task").
+    """
+    observations, actions, rewards, mask = to_tensors(trajectories, device)
+    returns = discounted_returns(rewards, gamma)
+    values = linear_feature_baseline(observations, returns, mask, ridge=baseline_ridge)
+    advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
+    return pack(observations, actions, standardize(advantages, mask), mask)
+
+
+def pack(
+    observations: Float[Tensor, "tasks episodes horizon observation"],
+    actions: Float[Tensor, "tasks episodes horizon action"],
+    advantages: Float[Tensor, "tasks episodes horizon"],
+    mask: Bool[Tensor, "tasks episodes horizon"],
+) -> Samples:
+    """Drop the padding inside each task, so that no matrix product is spent on it."""
+    valid = mask.flatten(1)
+    counts = valid.sum(-1, keepdim=True)
+    # A stable sort keeps the time order of the valid transitions, and with it the summation order.
+    order = torch.argsort((~valid).to(torch.uint8), dim=-1, stable=True)[:, : int(counts.max())]
+
+    def gather(x: Tensor) -> Tensor:
+        return torch.take_along_dim(x, order[..., None], dim=1)
+
+    in_range = torch.arange(order.shape[-1], device=valid.device) < counts
+    return Samples(
+        observations=gather(observations.flatten(1, 2)),
+        actions=gather(actions.flatten(1, 2)),
+        advantages=torch.take_along_dim(advantages.flatten(1), order, dim=1),
+        weights=in_range.to(advantages.dtype) / counts,
+    )

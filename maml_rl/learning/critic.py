@@ -1,0 +1,123 @@
+"""A learned value function: advantages for a policy that is not adapted, from all the batches before.
+
+The linear baseline is fitted to each batch alone, as adaptation to a new task has to be. A policy without inner
+steps sees the same tasks in every batch, so that its value function can be learned over the whole run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maml_rl.learning.advantages import generalized_advantages, standardize
+from maml_rl.learning.batch import Samples, pack, shuffled, to_tensors
+from maml_rl.learning.trajectories import Trajectories
+
+LR = 1e-3
+EPOCHS = 4
+MINIBATCH = 1000
+
+
+class ValueFunction(torch.nn.Module):
+    """Value of an observation at a time step: two layers of 128 tanh units on standardised inputs.
+
+    Mean and deviation of the inputs are those of the first batch, and are kept: inputs that changed their scale
+    under a trained network would spoil it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, observation_size: int, width: int = 128) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(observation_size + 1, width),
+            torch.nn.Tanh(),
+            torch.nn.Linear(width, width),
+            torch.nn.Tanh(),
+            torch.nn.Linear(width, 1),
+        )
+        self.register_buffer("mean", torch.full((observation_size + 1,), torch.nan))
+        self.register_buffer("std", torch.ones(observation_size + 1))
+
+    def inputs(
+        self, observations: Float[Tensor, "*batch horizon observation"]
+    ) -> Float[Tensor, "*batch horizon inputs"]:
+        """The observations and the fraction of the horizon that has passed."""
+        *batch, horizon, _ = observations.shape
+        time = torch.arange(horizon, device=observations.device) / horizon
+        return torch.cat([observations, time[:, None].expand(*batch, horizon, 1)], dim=-1)
+
+    def fit_scale(self, inputs: Float[Tensor, "samples inputs"]) -> None:
+        """Take mean and deviation of the inputs, once."""
+        if self.mean.isnan().any():
+            self.mean.copy_(inputs.mean(0))
+            # Not below 0.05: what hardly moved in the first batch may move much in a later one.
+            self.std.copy_(inputs.std(0, correction=0).clamp(min=0.05))
+
+    def forward(self, inputs: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch"]:
+        return self.net(((inputs - self.mean) / self.std).clamp(-10, 10))[..., 0]
+
+
+class Critic:
+    """The value function and its optimiser."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._gamma, self._gae_lambda, self._device = gamma, gae_lambda, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._value = ValueFunction(observation_size).to(device)
+        self._optimizer = torch.optim.Adam(self._value.parameters(), lr=LR)
+
+    def judge(self, trajectories: Trajectories, generator: torch.Generator) -> tuple[Samples, float]:
+        """The episodes of one policy as samples with standardised advantages; then learn from them.
+
+        Args:
+            generator: of the order of the samples.
+
+        Returns:
+            The samples, and the fraction of the returns' variance that was explained before learning from them.
+        """
+        observations, actions, rewards, mask = to_tensors([trajectories], self._device)
+        inputs = self._value.inputs(observations)
+        self._value.fit_scale(inputs[mask])
+        with torch.no_grad():
+            values = self._value(inputs)
+        advantages = generalized_advantages(rewards, values, mask, self._gamma, self._gae_lambda)
+        targets = (advantages + values)[mask]
+        explained = 1 - (targets - values[mask]).var() / targets.var()
+        self._fit(inputs[mask], targets, generator)
+        return pack(observations, actions, standardize(advantages, mask), mask), float(explained)
+
+    def _fit(
+        self,
+        inputs: Float[Tensor, "samples inputs"],
+        targets: Float[Tensor, " samples"],
+        generator: torch.Generator,
+    ) -> None:
+        for _ in range(EPOCHS):
+            parts = max(1, len(targets) // MINIBATCH)
+            for index in shuffled(len(targets), parts, generator, targets.device):
+                self._optimizer.zero_grad()
+                (self._value(inputs[index]) - targets[index]).square().mean().backward()
+                self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"value": self._value.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        self._value.load_state_dict(state["value"])
+        self._optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,58 @@
+"""Guided meta-learning: an expert that is told the task shows the adapted policies what to do.
+
+After Mendonca et al. 2019, "Guided Meta-Policy Search" (arXiv 1904.00956): adaptation stays the policy-gradient
+step on a task's own rewards, but the outer loss is imitation instead of a return. Its gradient is nearly free of
+noise, because the expert answers for every state exactly, where a return has to be estimated from few episodes.
+
+Here the states are those the adapted policies visit themselves (the samples line 8 of Algorithm 3 draws anyway),
+so that nothing is learned about states only an expert gets into (Ross et al. 2011, DAgger), and the loss is the KL
+divergence of the two distributions in closed form, in place of sampled expert actions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from maml_rl.learning.batch import Samples
+from maml_rl.learning.losses import OuterLoss, imitation_and_kl
+from maml_rl.learning.meta_learner import stack_params
+from maml_rl.policies.mlp import LOG_STD, GaussianMLP, Params
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A policy whose observation ends with the features of the task: what ``--method oracle`` trains.
+
+    Attributes:
+        std_scale: factor on its standard deviation.
+        clip: whether it shows its mean actions as the environment clips them. A mean far outside the box acts as
+            the box's edge, and to imitate how far outside it is can take most of a pupil's capacity.
+    """
+
+    spec: GaussianMLP
+    params: Params
+    std_scale: float = 1.0
+    clip: bool = False
+
+    @property
+    def outer_loss(self) -> OuterLoss:
+        """The imitation loss on samples that ``show`` has answered."""
+        return imitation_and_kl(self.params[LOG_STD] + math.log(self.std_scale))
+
+    def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
+        """The samples with the expert's mean actions in place of those that were taken."""
+        tasks, count = samples.weights.shape
+        features = torch.from_numpy(task_features).to(samples.observations)[:, None].expand(-1, count, -1)
+        with torch.no_grad():
+            observations = torch.cat([samples.observations, features], dim=-1)
+            mean = self.spec(stack_params(self.params, tasks), observations).mean
+        return samples._replace(actions=mean.clamp(-1, 1) if self.clip else mean)
+
+    def to(self, device: torch.device) -> Expert:
+        """The expert with its parameters on ``device``."""
+        return replace(self, params={name: value.to(device) for name, value in self.params.items()})

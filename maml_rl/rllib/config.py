@@ -1,0 +1,379 @@
+"""``MAMLConfig``: the one configuration of a run, with the source of every default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import gymnasium
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import get_trainable_cls
+
+from maml_rl.envs import check_env_name
+from maml_rl.learning.meta_update import HVPS, MetaUpdateSettings
+from maml_rl.learning.ppo import PPOSettings
+from maml_rl.learning.trpo import LineSearch
+from maml_rl.policies.mlp import ACTIVATIONS, GaussianMLP
+from maml_rl.rllib.env_runner import MAMLEnvRunner
+
+if TYPE_CHECKING:
+    from ray.rllib.core.learner.learner import Learner
+
+HVP = Literal["finite_difference", "exact"]
+OuterUpdate = Literal["trpo", "ppo"]
+Activation = Literal["relu", "tanh"]
+
+# Settings every RLlib config has but MAML has no use for: setting one would change nothing, so it is an error.
+_UNUSED = {
+    "grad_clip": "the meta-update is a trust-region step (max_kl)",
+    "_train_batch_size_per_learner": "a batch is meta_batch_size x episodes_per_task episodes",
+    "train_batch_size": "a batch is meta_batch_size x episodes_per_task episodes",
+    "num_envs_per_env_runner": "a runner holds episodes_per_task episodes of one task",
+    "rollout_fragment_length": "a runner always collects whole episodes",
+    "batch_mode": "a runner always collects whole episodes",
+    "explore": "rollouts always sample from the policy",
+    "clip_rewards": "rewards are used as they are",
+    "normalize_actions": "policy actions in [-1, 1] are always scaled to the action box",
+    "_model_config": "set hidden_sizes, activation, initial_std and min_std with .training()",
+    "_rl_module_spec": "the policy is a Gaussian MLP: set hidden_sizes, activation, ... with .training()",
+    "min_time_s_per_iteration": "an iteration is one meta-update",
+    "min_train_timesteps_per_iteration": "an iteration is one meta-update",
+    "min_sample_timesteps_per_iteration": "an iteration is one meta-update",
+    "num_aggregator_actors_per_learner": "runners send trajectories straight to the learner",
+    "evaluation_num_env_runners": "evaluation uses the training env runners",
+    "evaluation_parallel_to_training": "evaluation uses the training env runners",
+    "torch_compile_learner": "the learner's products are written out and not compiled",
+    "policies_to_train": "there is one policy",
+}
+_PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param")
+
+
+class MAMLConfig(AlgorithmConfig):
+    """Configuration of MAML with a TRPO meta-update (Finn et al. 2017, Algorithm 3).
+
+    ``outer_update="ppo"`` takes PPO's steps in place of TRPO's.
+
+    Example::
+
+        config = MAMLConfig().environment("maml_rl/PointNav-v0").training(inner_lr=0.1)
+        algo = config.build_algo()
+        print(algo.train()["return_post"])
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        # By name: the algorithm imports this module. `maml_rl.rllib` registers it.
+        super().__init__(algo_class=algo_class or get_trainable_cls("MAML"))
+        # Finn et al. 2017, app. A.2, unless another source is given. "Code" is the authors' published code.
+        self.inner_lr: float = 0.1
+        self.inner_steps: int = 1
+        self.context_size: int = 0
+        self.learn_inner_lr: bool = False
+        self.first_order: bool = False
+        self.expert: str | None = None
+        self.expert_std_scale: float = 1.0
+        self.expert_clip: bool = False
+        self.meta_batch_size: int = 20
+        self.episodes_per_task: int = 20
+        self.horizon: int = 100
+        self.gamma: float = 0.99  # code
+        self.gae_lambda: float = 1.0  # code
+        self.baseline_ridge: float = 1e-5  # code
+        self.outer_update: OuterUpdate = "trpo"
+        self.max_kl: float = 0.01  # code
+        self.hvp: HVP = "finite_difference"  # sec. 5.3
+        self.hvp_step: float = 0.005  # measured against the exact product: see the README
+        self.curvature_fraction: float = 1.0
+        self.cg_iterations: int = 10  # code
+        self.cg_residual_tol: float = 1e-10  # code
+        self.cg_damping: float = 1e-5  # code
+        self.line_search_steps: int = 15  # code
+        self.line_search_ratio: float = 0.8  # code
+        self.clip_param: float = 0.2  # Schulman et al. 2017
+        self.hidden_sizes: tuple[int, ...] = (100, 100)
+        self.activation: Activation = "relu"
+        self.initial_std: float = 1.0  # code
+        self.min_std: float = 1e-6  # code
+        # RLlib's own fields with other defaults. Those of PPO are from trials on the ant: see RESULTS.md.
+        self.lr: float = 1e-3
+        self.num_epochs: int = 10
+        self.minibatch_size: int = 1000
+        self.env_runner_cls = MAMLEnvRunner
+        self.seed: int = 0
+        self.num_env_runners = 0
+        self.sample_timeout_s = 600.0
+
+    def training(
+        self,
+        *,
+        inner_lr: float = NotProvided,
+        inner_steps: int = NotProvided,
+        context_size: int = NotProvided,
+        learn_inner_lr: bool = NotProvided,
+        first_order: bool = NotProvided,
+        expert: str = NotProvided,
+        expert_std_scale: float = NotProvided,
+        expert_clip: bool = NotProvided,
+        meta_batch_size: int = NotProvided,
+        episodes_per_task: int = NotProvided,
+        horizon: int = NotProvided,
+        gamma: float = NotProvided,
+        gae_lambda: float = NotProvided,
+        baseline_ridge: float = NotProvided,
+        outer_update: OuterUpdate = NotProvided,
+        max_kl: float = NotProvided,
+        hvp: HVP = NotProvided,
+        hvp_step: float = NotProvided,
+        curvature_fraction: float = NotProvided,
+        cg_iterations: int = NotProvided,
+        cg_residual_tol: float = NotProvided,
+        cg_damping: float = NotProvided,
+        line_search_steps: int = NotProvided,
+        line_search_ratio: float = NotProvided,
+        lr: float = NotProvided,
+        num_epochs: int = NotProvided,
+        minibatch_size: int = NotProvided,
+        clip_param: float = NotProvided,
+        hidden_sizes: tuple[int, ...] = NotProvided,
+        activation: Activation = NotProvided,
+        initial_std: float = NotProvided,
+        min_std: float = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Set the algorithm's parameters.
+
+        Args:
+            inner_lr: step size alpha of the inner gradient step; its initial value when it is learned.
+            inner_steps: number of inner gradient steps, each on episodes of its own; 0 trains one policy for all
+                tasks.
+            context_size: free parameters appended to the observation, which alone are adapted (Rei 2015); 0
+                adapts the whole policy.
+            learn_inner_lr: meta-learn one step size per parameter (Li et al. 2017, Meta-SGD).
+            first_order: drop second derivatives through the inner step (Finn et al. 2017, sec. 5.2).
+            expert: run directory or policy file of an oracle to imitate, instead of maximising the return
+                (Mendonca et al. 2019).
+            expert_std_scale: factor on the expert's standard deviation, which is imitated too; an expert explores
+                more than its pupils need.
+            expert_clip: imitate the expert's actions as the environment clips them; for experts whose actions lie
+                mostly outside the box, and pupils that cannot imitate how far.
+            meta_batch_size: tasks per meta-update; independent of the number of env runners.
+            episodes_per_task: episodes K per task and phase.
+            horizon: steps H after which an episode is cut.
+            gamma: discount of the returns, in [0, 1].
+            gae_lambda: lambda of generalised advantage estimation, in [0, 1].
+            baseline_ridge: ridge of the linear baseline; a larger one fits the noise of few episodes less.
+            outer_update: ``trpo``, or ``ppo``: epochs of minibatches with Adam (Schulman et al. 2017, Rothfuss
+                et al. 2019).
+            max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
+            hvp: Hessian-vector products by symmetric ``finite_difference`` or ``exact``.
+            hvp_step: length of the finite-difference displacement of the parameters.
+            curvature_fraction: fraction of both phases' samples, in (0, 1], that Hessian-vector products use.
+            cg_iterations: conjugate-gradient iterations.
+            cg_residual_tol: squared residual below which conjugate gradient stops.
+            cg_damping: added to the diagonal of the Hessian.
+            line_search_steps: step lengths tried, at most.
+            line_search_ratio: ratio of one tried length to the one before, in (0, 1).
+            lr: Adam's step size in PPO.
+            num_epochs: passes over a batch in PPO, at most.
+            minibatch_size: samples per gradient step in PPO.
+            clip_param: PPO's bound of the probability ratio's distance from 1.
+            hidden_sizes: units of the policy's hidden layers.
+            activation: of the hidden layers, ``relu`` or ``tanh``.
+            initial_std: initial standard deviation of the actions, whose unit is half the action range.
+            min_std: lower bound of the standard deviation.
+            rllib: RLlib's own arguments; those without effect on MAML are refused by ``validate``.
+        """
+        given = {k: v for k, v in locals().items() if k in TRAINING_FIELDS and v is not NotProvided}
+        for name, value in given.items():
+            setattr(self, name, value)
+        super().training(**rllib)
+        return self
+
+    def validate(self) -> None:
+        """Check every field before any worker starts.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        self._reject_unknown_fields()
+        self._reject_unused_fields()
+        self.hidden_sizes = tuple(self.hidden_sizes)
+        for name, (allowed, accepts) in _RULES.items():
+            value = getattr(self, name)
+            if not accepts(value):
+                raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+        self.inner_lr = float(self.inner_lr)  # an integer is a number too
+        if self.expert:
+            self.expert = str(Path(self.expert).absolute())  # Ray Tune's trials run in folders of their own
+        self._reject_contradictions()
+        if self.num_learners > 1:
+            raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
+        if self.is_multi_agent:
+            raise ValueError("policies: multi-agent settings were given; MAML trains a single agent")
+        check_env_name(self.env)
+        super().validate()
+
+    def _reject_contradictions(self) -> None:
+        for name in ("first_order", "learn_inner_lr", "context_size", "expert"):
+            if self.inner_steps == 0 and getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
+                )
+        default = MAMLConfig()
+        for name in _PPO_ONLY:
+            value = getattr(self, name)
+            if self.outer_update != "ppo" and value != getattr(default, name):
+                raise ValueError(
+                    f"{name} is {value!r}, but outer_update is {self.outer_update!r}: it is a setting of PPO"
+                )
+        for name in ("expert_std_scale", "expert_clip"):
+            value = getattr(self, name)
+            if self.expert is None and value != getattr(default, name):
+                raise ValueError(f"{name} is {value!r}, but there is no expert")
+        if self.learn_inner_lr and self.context_size:
+            raise ValueError(
+                f"learn_inner_lr is True, but context_size is {self.context_size}: a context takes fixed steps"
+            )
+
+    def _reject_unknown_fields(self) -> None:
+        default = MAMLConfig()
+        known = {*vars(default), *default.get_state()}
+        # Ray Tune adds names like __stdout_file__.
+        unknown = sorted(name for name in vars(self) if name not in known and not name.startswith("__"))
+        if unknown:
+            raise ValueError(f"unknown config field(s): {', '.join(unknown)}")
+
+    def _reject_unused_fields(self) -> None:
+        if self.in_evaluation:
+            return  # RLlib derives this configuration by itself and changes some of these
+        defaults = AlgorithmConfig()
+        for name, why in _UNUSED.items():
+            value = getattr(self, name)
+            if value != getattr(defaults, name):
+                raise ValueError(f"{name.lstrip('_')} is {value!r}, but MAML does not use it: {why}")
+
+    # --- what the components are built from
+
+    def policy_spec(
+        self, observation_space: gymnasium.spaces.Box, action_space: gymnasium.spaces.Box
+    ) -> GaussianMLP:
+        """The policy for an environment's spaces."""
+        return GaussianMLP(
+            observation_size=math.prod(observation_space.shape),
+            action_size=math.prod(action_space.shape),
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            initial_std=self.initial_std,
+            min_std=self.min_std,
+            context_size=self.context_size,
+        )
+
+    def meta_update_settings(self) -> MetaUpdateSettings:
+        """The fields the meta-update reads."""
+        return MetaUpdateSettings(
+            inner_lr=self.inner_lr,
+            max_kl=self.max_kl,
+            first_order=self.first_order,
+            hvp=self.hvp,
+            hvp_step=self.hvp_step,
+            curvature_fraction=self.curvature_fraction,
+            cg_iterations=self.cg_iterations,
+            cg_residual_tol=self.cg_residual_tol,
+            cg_damping=self.cg_damping,
+            line_search=LineSearch(self.line_search_steps, self.line_search_ratio),
+        )
+
+    def ppo_settings(self) -> PPOSettings:
+        """The fields PPO reads."""
+        return PPOSettings(
+            inner_lr=self.inner_lr,
+            first_order=self.first_order,
+            lr=self.lr,
+            num_epochs=self.num_epochs,
+            minibatch_size=self.minibatch_size,
+            max_kl=self.max_kl,
+            line_search=LineSearch(self.line_search_steps, self.line_search_ratio),
+        )
+
+    def get_default_learner_class(self) -> type[Learner]:
+        from maml_rl.rllib.learner import MAMLLearner
+
+        return MAMLLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        from maml_rl.rllib.rl_module import GaussianMLPModule
+
+        return RLModuleSpec(
+            module_class=GaussianMLPModule,
+            model_config={
+                "hidden_sizes": self.hidden_sizes,
+                "activation": self.activation,
+                "initial_std": self.initial_std,
+                "min_std": self.min_std,
+                "context_size": self.context_size,
+                "learned_inner_lr": self.inner_lr if self.learn_inner_lr else None,
+            },
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+_Rule = tuple[str, Callable[[Any], bool]]
+_COUNT: _Rule = ("a positive integer", _is_count)
+_COUNT_OR_ZERO: _Rule = ("an integer >= 0", lambda v: _is_count(v) or (v == 0 and not isinstance(v, bool)))
+_BOOL: _Rule = ("True or False", lambda v: isinstance(v, bool))
+_POSITIVE: _Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
+_NON_NEGATIVE: _Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
+_UNIT: _Rule = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+_OPEN_UNIT: _Rule = ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
+_FRACTION: _Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1)
+
+_RULES: dict[str, _Rule] = {
+    "inner_lr": _POSITIVE,
+    "inner_steps": _COUNT_OR_ZERO,
+    "context_size": _COUNT_OR_ZERO,
+    "learn_inner_lr": _BOOL,
+    "first_order": _BOOL,
+    "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
+    "expert_std_scale": _POSITIVE,
+    "expert_clip": _BOOL,
+    "meta_batch_size": _COUNT,
+    "episodes_per_task": _COUNT,
+    "horizon": _COUNT,
+    "gamma": _UNIT,
+    "gae_lambda": _UNIT,
+    "baseline_ridge": _POSITIVE,
+    "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
+    "max_kl": _POSITIVE,
+    "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
+    "hvp_step": _POSITIVE,
+    "curvature_fraction": _FRACTION,
+    "cg_iterations": _COUNT,
+    "cg_residual_tol": _NON_NEGATIVE,
+    "cg_damping": _NON_NEGATIVE,
+    "line_search_steps": _COUNT,
+    "line_search_ratio": _OPEN_UNIT,
+    "lr": _POSITIVE,
+    "num_epochs": _COUNT,
+    "minibatch_size": _COUNT,
+    "clip_param": _OPEN_UNIT,
+    "hidden_sizes": (
+        "a sequence of positive integers",
+        lambda v: len(v) > 0 and all(_is_count(width) for width in v),
+    ),
+    "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
+    "initial_std": _POSITIVE,
+    "min_std": _POSITIVE,
+    "seed": _COUNT_OR_ZERO,
+    "sample_timeout_s": _POSITIVE,
+}
+TRAINING_FIELDS = tuple(name for name in _RULES if name not in ("seed", "sample_timeout_s"))
+"""The fields that ``MAMLConfig.training`` sets."""

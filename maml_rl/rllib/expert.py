@@ -1,0 +1,30 @@
+"""The expert of guided meta-learning, from a run directory or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from maml_rl.envs import TaskVectorEnv
+from maml_rl.learning.guidance import Expert
+from maml_rl.policies.policy_file import PolicyFileError, load_policy, policy_file_in
+
+
+def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False) -> Expert:
+    """The expert in a run directory or ``*.safetensors`` file.
+
+    Raises:
+        PolicyFileError: it cannot be read, or is not of a policy that is told the tasks of ``env``.
+    """
+    file = policy_file_in(path)
+    policy = load_policy(file)
+    features = env.task_features(env.sample_tasks(1, np.random.default_rng(0))[0])
+    expected = (env.single_observation_space.shape[0] + len(features), env.single_action_space.shape[0])
+    found = (policy.spec.observation_size, policy.spec.action_size)
+    if found != expected:
+        raise PolicyFileError(
+            f"expert: {file} has {found[0]} inputs and {found[1]} actions; an expert for this environment "
+            f"has {expected[0]} (the observation and the task) and {expected[1]}: train it with --method oracle"
+        )
+    return Expert(policy.spec, policy.params, std_scale, clip)

@@ -1,0 +1,1 @@
+"""What knows neither reinforcement learning nor learning at all; imports nothing of ours."""

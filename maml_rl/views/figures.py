@@ -1,0 +1,182 @@
+"""The paper's figures from run directories: which runs belong into which panel, and their numbers as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maml_rl.envs import TASK_IN_OBSERVATION
+from maml_rl.experiments.evaluation import AdaptationResult, adaptation
+from maml_rl.experiments.held_out import HeldOut
+from maml_rl.experiments.methods import METHODS
+from maml_rl.experiments.presets import get_experiment
+from maml_rl.experiments.run import Run
+from maml_rl.tools.run_directory import RunError
+from maml_rl.views.plots import (
+    Panel,
+    adaptation_curves,
+    learning_curve,
+    learning_curves,
+    plane_trajectories,
+    save,
+)
+
+Groups = dict[str, dict[str, list[Run]]]
+"""Runs by preset, then by method in the order of ``METHODS``."""
+
+_DRAWN_EPISODES = 5
+
+
+def draw_all(runs: Sequence[Run], folder: Path, *, seed: int = 0) -> list[Path]:
+    """Every figure the runs have the data for; returns the files written.
+
+    Raises:
+        RunError: a run cannot be read, or the runs do not belong together: see ``group_runs``.
+    """
+    groups = group_runs(runs)
+    files = draw_learning(groups, folder) + draw_adaptation(groups, folder)
+    if "point-nav" in groups:
+        files += draw_trajectories(groups["point-nav"], folder, seed)
+    return files
+
+
+def group_runs(runs: Sequence[Run]) -> Groups:
+    """Runs by preset and method.
+
+    Raises:
+        RunError: two runs of a preset had different environments or were measured differently.
+    """
+    groups: Groups = {}
+    for preset in dict.fromkeys(run.description()["preset"] for run in runs):
+        of_preset = [run for run in runs if run.description()["preset"] == preset]
+        _check_comparable(of_preset)
+        groups[preset] = {
+            method: members
+            for method in METHODS
+            if (members := [run for run in of_preset if run.description()["method"] == method])
+        }
+    return groups
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    """Runs of one panel share environment and horizon, and were evaluated on the same tasks."""
+    for what, properties in (("settings", _environment_of), ("evaluation", _evaluation_of)):
+        known = [(run, found) for run in runs if (found := properties(run)) is not None]
+        for run, found in known[1:]:
+            first_run, first = known[0]
+            for name, value in found.items():
+                if value != first[name]:
+                    raise RunError(
+                        f"{run.path} and {first_run.path} do not belong together: {name} of their {what} is "
+                        f"{value!r} and {first[name]!r}"
+                    )
+
+
+def _environment_of(run: Run) -> dict[str, Any]:
+    config = run.description()["config"]
+    told = {k: v for k, v in config["env_config"].items() if k != TASK_IN_OBSERVATION}
+    return {"env": config["env"], "env_config": told, "horizon": config["horizon"]}
+
+
+def _evaluation_of(run: Run) -> dict[str, Any] | None:
+    result = run.adaptation()
+    return result and {name: result[name] for name in ("standard_tasks", "tasks", "episodes")}
+
+
+# --- learning curves
+
+
+def draw_learning(groups: Groups, folder: Path) -> list[Path]:
+    """One run: its returns before and after adaptation. Several: the returns after it, a figure per preset."""
+    files: list[Path] = []
+    for preset, methods in groups.items():
+        curves = {
+            method: [run.progress() for run in runs if run.has_progress] for method, runs in methods.items()
+        }
+        curves = {method: found for method, found in curves.items() if found}
+        alone = sum(map(len, methods.values())) == 1 and len(groups) == 1
+        if not curves:
+            continue
+        if alone:
+            ((progress,),) = curves.values()
+            files += save(learning_curve(progress, preset), folder / "learning_curve")
+        else:
+            name = "learning_curve" if len(groups) == 1 else f"learning_curve_{preset}"
+            files += save(learning_curves(curves, preset), folder / name)
+    return files
+
+
+# --- adaptation curves
+
+
+def draw_adaptation(groups: Groups, folder: Path) -> list[Path]:
+    """Returns of the test tasks against gradient steps, a panel per preset, and the numbers as CSV."""
+    panels = [panel for preset, methods in groups.items() if (panel := make_panel(preset, methods))]
+    if not panels:
+        return []
+    files = save(adaptation_curves(panels), folder / "adaptation_curve")
+    return [*files, _write_panels(panels, folder / "adaptation_curve.csv")]
+
+
+def make_panel(preset: str, methods: Mapping[str, Sequence[Run]]) -> Panel | None:
+    """Adaptation curves of a preset's runs that were evaluated, with the paper's; None without any."""
+    results = {method: [r for run in runs if (r := run.adaptation())] for method, runs in methods.items()}
+    results = {method: found for method, found in results.items() if found}
+    if not results:
+        return None
+    curves = {method: combine(found) for method, found in results.items()}
+    on_standard_tasks = all(result["standard_tasks"] for found in results.values() for result in found)
+    paper = get_experiment(preset).paper if on_standard_tasks else {}
+    return Panel(preset, curves, {method: paper[method] for method in curves if method in paper})
+
+
+def combine(results: Sequence[Mapping[str, Any]]) -> list[tuple[float, float | None]]:
+    """Mean and 95 % interval over tasks of the evaluations of one method's runs, averaged task by task."""
+    steps = min(len(result["returns"]) for result in results)
+    mean_of_runs = np.mean([result["returns"][:steps] for result in results], axis=0)
+    combined = AdaptationResult(mean_of_runs).as_dict()
+    return list(zip(combined["mean"], combined["interval_95"], strict=True))
+
+
+def _write_panels(panels: Sequence[Panel], file: Path) -> Path:
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["preset", "source", "method", "gradient_steps", "mean", "interval_95"])
+        for panel in panels:
+            for source, curves in (("maml_rl", panel.curves), ("paper", panel.paper)):
+                for method, curve in curves.items():
+                    for step, (mean, width) in enumerate(curve):
+                        row = (panel.title, source, method, step, mean, "" if width is None else width)
+                        writer.writerow(row)
+    return file
+
+
+# --- trajectories
+
+
+def draw_trajectories(methods: Mapping[str, Sequence[Run]], folder: Path, seed: int) -> list[Path]:
+    """Point navigation: positions before and after one gradient step, of each method's first run."""
+    paths = {}
+    for method, runs in methods.items():
+        if METHODS[method].adapts:
+            held_out = HeldOut(runs[0].policy("best"), steps=1, seed=seed)
+            goal = held_out.tasks[0]
+            paths[method] = _paths(held_out, goal)
+    return save(plane_trajectories(paths, goal), folder / "trajectories") if paths else []
+
+
+def _paths(held_out: HeldOut, goal: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    protocol = replace(held_out.protocol, steps=1)
+    before, after = (
+        [
+            episode[:length]
+            for episode, length in zip(trajectories.observations, trajectories.lengths, strict=True)
+        ][:_DRAWN_EPISODES]
+        for _, (trajectories,) in adaptation(held_out.make_env(), protocol, [goal])
+    )
+    return before, after

@@ -1,0 +1,1 @@
+"""The paper's experiments: presets, training, evaluation, search."""

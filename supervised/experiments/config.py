@@ -1,0 +1,126 @@
+"""The one configuration of an experiment, and its checks.
+
+Sources: *paper* = Finn, Abbeel & Levine 2017, arXiv 1703.03400; *code* = the authors' published code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from supervised.learning.meta_step import LearnInnerLR
+from supervised.learning.settings import ConfigError, TrainingSettings, at_least, one_of, positive
+
+Problem = Literal["sinusoid", "omniglot", "miniimagenet"]
+Method = Literal[
+    "maml",
+    "first-order",
+    "anil",
+    "context-vector",
+    "pretrained",
+    "oracle",
+    "multi-task",
+    "multi-task-l2",
+    "multi-task-l2-mean",
+    "classifier",
+]
+META_LEARNED = ("maml", "first-order", "anil", "context-vector")
+MULTI_TASK = ("multi-task", "multi-task-l2", "multi-task-l2-mean")
+METHODS: dict[str, tuple[str, ...]] = {
+    "sinusoid": (*META_LEARNED, "pretrained", "oracle", *MULTI_TASK),
+    "omniglot": (*META_LEARNED, "classifier"),
+    "miniimagenet": (*META_LEARNED, "classifier"),
+}
+
+
+@dataclass(frozen=True)
+class ExperimentConfig(TrainingSettings):
+    """One experiment.
+
+    Attributes:
+        problem: where tasks come from.
+        method: meta-learner or baseline.
+        ways: classes per task, N.
+        shots: support examples per class (of the task, in regression), K, in training and image tests.
+        query: query examples per class in training; in tests of image tasks, too.
+        inner_lr: alpha. For images it multiplies the gradient of the cross-entropy summed over the N classes
+            (mean over each class's examples), as in the code: N times the mean cross-entropy's.
+        inner_steps: gradient steps in training.
+        learn_inner_lr: meta-learn the step size: one, per layer, or per parameter.
+        logit_scale: multiplies the query logits in the outer loss of images. A few inner steps may tell classes
+            apart long before they make logits large; then the gradient is mostly about confidence, which
+            accuracy does not ask for, unless this is above 1.
+        hidden_sizes: of a dense network; empty for the problem's convolutional one.
+        filters: of each convolution.
+        adapt_norm: batch normalisation with a scale, adapted like its offset; else an offset, not adapted.
+        context_size: numbers (regression) or image channels in the context vector.
+        regularisation: weight of the multi-task regularisers.
+        test_episodes: held-out tasks in the final evaluation.
+    """
+
+    problem: Problem = "sinusoid"
+    method: Method = "maml"
+    ways: int = 1
+    shots: int = 10
+    query: int = 10
+    inner_lr: float = 0.01
+    inner_steps: int = 1
+    learn_inner_lr: LearnInnerLR = "no"
+    logit_scale: float = 1.0
+    hidden_sizes: tuple[int, ...] = (40, 40)
+    filters: int = 64
+    adapt_norm: bool = False
+    context_size: int = 1
+    regularisation: float = 0.0
+    test_episodes: int = 600  # code
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "problem", get_args(Problem))
+        one_of(self, "method", METHODS[self.problem])
+        one_of(self, "learn_inner_lr", get_args(LearnInnerLR))
+        for name in ("shots", "query", "filters", "context_size", "test_episodes"):
+            at_least(self, name, 1)
+        at_least(self, "ways", 1 if self.problem == "sinusoid" else 2)
+        at_least(self, "inner_steps", 1)
+        at_least(self, "regularisation", 0)
+        positive(self, "inner_lr")
+        positive(self, "logit_scale")
+        if any(size < 1 for size in self.hidden_sizes) or (
+            self.problem == "sinusoid" and not self.hidden_sizes
+        ):
+            raise ConfigError(f"hidden_sizes is {self.hidden_sizes}; every size must be 1 or more")
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        """Refuse fields that the problem or method would not read."""
+        allowed = {
+            "ways": self.problem != "sinusoid",
+            "filters": self.problem != "sinusoid" and not self.hidden_sizes,
+            "adapt_norm": self.problem != "sinusoid" and self.method in ("maml", "first-order"),
+            "context_size": self.method == "context-vector",
+            "regularisation": self.method in MULTI_TASK[1:],
+            "learn_inner_lr": self.method in META_LEARNED,
+            "logit_scale": self.problem != "sinusoid" and self.method in META_LEARNED,
+            "precision": self.method not in MULTI_TASK,
+            "capture_graph": self.method not in MULTI_TASK,
+        }
+        for name, is_read in allowed.items():
+            value, default = getattr(self, name), _DEFAULTS[name]
+            if not is_read and value != default:
+                raise ConfigError(
+                    f"{name} is {value!r}, but {self.problem} with method {self.method} does not use it; "
+                    f"leave it at {default!r}"
+                )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ExperimentConfig:
+        """From what ``config.json`` holds; raises ConfigError for unknown fields."""
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ConfigError(f"unknown fields: {', '.join(sorted(unknown))}")
+        return cls(**{**values, "hidden_sizes": tuple(values.get("hidden_sizes", ()))})
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ExperimentConfig)}

@@ -1,0 +1,1 @@
+"""The meta-update, its baselines and the trainers."""

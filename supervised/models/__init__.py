@@ -1,0 +1,1 @@
+"""Networks as functions of parameters stacked over tasks, and the file that holds parameters."""

@@ -1,0 +1,24 @@
+"""The paper's numbers, from the command a user types. Takes about five minutes on two cores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import maml_rl
+
+from maml_rl.experiments.presets import EXPERIMENTS
+
+pytestmark = pytest.mark.slow
+
+
+def test_point_navigation_reaches_the_papers_level(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = maml_rl("train", "point-nav", "--output", run, timeout=1800)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = maml_rl("evaluate", run, "--json", timeout=600)
+    assert evaluated.returncode == 0, evaluated.stderr
+    means = json.loads(evaluated.stdout)["mean"]
+    for step, (paper, interval) in enumerate(EXPERIMENTS["point-nav"].paper):
+        assert means[step] > paper - interval, f"after {step} steps"

@@ -1,0 +1,160 @@
+"""``MAMLConfig``: every wrong value is refused before anything starts, every field has an effect."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from maml_rl.envs import make_task_env
+from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
+from maml_rl.rllib.config import _PPO_ONLY, _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
+
+PAPER = sorted(name for name in EXPERIMENTS if not name.startswith("metaworld"))
+"""The experiments of Finn et al. 2017; those of Meta-World need an extra: see test_metaworld.py."""
+
+
+def valid() -> MAMLConfig:
+    return MAMLConfig().environment("maml_rl/PointNav-v0")
+
+
+def test_defaults_are_valid() -> None:
+    valid().validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("meta_batch_size", 0),
+        ("meta_batch_size", 2.5),
+        ("meta_batch_size", True),
+        ("episodes_per_task", -1),
+        ("horizon", 0),
+        ("inner_lr", -0.1),
+        ("inner_lr", math.nan),
+        ("inner_steps", -1),
+        ("inner_steps", 1.5),
+        ("context_size", -1),
+        ("gamma", 1.1),
+        ("gae_lambda", -0.1),
+        ("baseline_ridge", 0.0),
+        ("max_kl", 0.0),
+        ("hvp", "approximate"),
+        ("hvp_step", 0.0),
+        ("curvature_fraction", 0.0),
+        ("curvature_fraction", 1.5),
+        ("cg_iterations", 0),
+        ("cg_damping", -1e-5),
+        ("line_search_ratio", 1.0),
+        ("hidden_sizes", ()),
+        ("hidden_sizes", (100, 0)),
+        ("activation", "gelu"),
+        ("min_std", 0.0),
+        ("first_order", "yes"),
+        ("learn_inner_lr", 1),
+        ("seed", -1),
+        ("seed", None),
+        ("sample_timeout_s", 0),
+    ],
+)
+def test_wrong_values_name_field_and_value(field: str, value: object) -> None:
+    config = valid()
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=field) as error:
+        config.validate()
+    assert repr(value) in str(error.value)
+
+
+def test_every_field_has_a_rule() -> None:
+    own = set(vars(MAMLConfig())) - set(vars(AlgorithmConfig()))
+    assert own <= set(_RULES)
+
+
+def test_unknown_field_is_an_error() -> None:
+    config = valid()
+    config.update_from_dict({"fast_lr": 0.1})
+    with pytest.raises(ValueError, match="fast_lr"):
+        config.validate()
+    with pytest.raises(TypeError, match="fast_lr"):
+        MAMLConfig().training(fast_lr=0.1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("field", sorted(_UNUSED))
+def test_rllib_fields_without_effect_are_refused(field: str) -> None:
+    config = valid()
+    setattr(config, field, {"a": 1} if field == "_model_config" else 12345)
+    with pytest.raises(ValueError, match=field.lstrip("_")):
+        config.validate()
+
+
+@pytest.mark.parametrize("field", _PPO_ONLY)
+def test_settings_of_ppo_are_refused_without_it(field: str) -> None:
+    config = valid()
+    value = 0.5 if field in ("lr", "clip_param") else 12345
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=f"{field} is {value}, but outer_update is 'trpo'"):
+        config.validate()
+    config.training(outer_update="ppo").validate()
+
+
+@pytest.mark.parametrize(
+    "env", ["CartPole-v1", "maml_rl/PointNavv-v0", None, "no.such.module.Env", "maml_rl.policies.mlp:Nothing"]
+)
+def test_unknown_environment(env: str | None) -> None:
+    with pytest.raises(ValueError, match=r"environment is .*maml_rl/PointNav-v0"):
+        MAMLConfig().environment(env).validate()
+
+
+def test_unimportable_environment() -> None:
+    with pytest.raises(ValueError, match="'no_such_module' cannot be imported"):
+        MAMLConfig().environment("no_such_module:Env").validate()
+
+
+def test_first_test_tasks_are_the_papers() -> None:
+    first = {name: np.ravel(EXPERIMENTS[name].test_tasks()[:2]) for name in PAPER}
+    np.testing.assert_allclose(first["point-nav"][:2], [-0.082978, 0.220324], atol=1e-6)
+    np.testing.assert_allclose(first["half-cheetah-vel"], [0.834044, 1.440649], atol=1e-6)
+    np.testing.assert_allclose(first["ant-vel"][:1], [1.251066], atol=1e-6)
+
+
+def test_more_than_one_learner_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_learners is 2"):
+        valid().learners(num_learners=2).validate()
+
+
+def test_training_sets_fields_and_returns_the_config() -> None:
+    config = valid().training(inner_lr=0.3, hidden_sizes=(8,))
+    assert (config.inner_lr, config.hidden_sizes) == (0.3, (8,))
+    assert config.max_kl == MAMLConfig().max_kl
+
+
+def test_settings_carry_the_fields() -> None:
+    config = valid().training(inner_lr=0.3, max_kl=0.02, line_search_steps=3, hvp="exact")
+    settings = config.meta_update_settings()
+    assert (settings.inner_lr, settings.max_kl, settings.hvp) == (0.3, 0.02, "exact")
+    assert settings.line_search.steps == 3
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_presets_are_valid(name: str) -> None:
+    experiment = get_experiment(name)
+    config = experiment.make_config()
+    config.validate()
+    tasks = experiment.test_tasks()
+    assert len(tasks) == 40
+    env = make_task_env(config.env, 2, config.horizon, dict(config.env_config))
+    for task in tasks:
+        env.set_task(task)
+
+
+def test_unknown_preset_suggests() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'point-nav'\?"):
+        get_experiment("pont-nav")
+
+
+def test_training_fields_are_all_arguments_of_training() -> None:
+    import inspect
+
+    assert set(inspect.signature(MAMLConfig.training).parameters) - {"self", "rllib"} == set(TRAINING_FIELDS)
