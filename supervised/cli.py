@@ -18,13 +18,14 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.run_directory import RunDirectory
 from supervised.experiments.config import ExperimentConfig, Method
 from supervised.experiments.experiment import Experiment
 from supervised.experiments.presets import PAPER, PRESETS, get_preset
 from supervised.learning.settings import ConfigError, TrainingSettings
 from supervised.learning.trainer import StartingPoint
-from supervised.models.model_file import load
+from supervised.models.model_file import MODEL, load
 
 Device = Literal["cpu", "cuda"]
 
@@ -293,10 +294,10 @@ def stored_experiment(run: RunDirectory, data: Path | None) -> Experiment:
     return Experiment(config, data or (Path(stored["data"]) if stored["data"] else None))
 
 
-def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[dict[str, torch.Tensor], Any]:
-    """Meta-parameters and their iteration."""
-    folder = run.path if which == "best" else run.checkpoint("latest")
-    return load(folder / "model.safetensors")
+def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[Params, dict[str, Any]]:
+    """Meta-parameters, and with them their iteration."""
+    file = load(run.path / MODEL if which == "best" else run.checkpoint)
+    return file.params, file.info
 
 
 def _starting_point(run: RunDirectory) -> tuple[StartingPoint, int]:

@@ -131,15 +131,16 @@ def train(
         load_expert(Path(config.expert), env)
     initial = None if start_from is None else _initial_policy(config, env, start_from)
     env.close()
+    description = None
     start_ray(address)
     check_resources(config)
     if run is None:
         name = preset if method == "maml" else f"{preset}-{method}"
         output = output or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        description = describe(config, preset, method, total)
+        description = describe(config, preset, method, total, checkpoint_every)
         if initial is not None:
             description["start_from"] = {"path": str(start_from), **initial.info}
-        run = Run.create(output, description)
+        run = Run.free(output)
     started = time.monotonic()
     row = TrainingRun(
         config,
@@ -147,8 +148,8 @@ def train(
         preset,
         method,
         total,
+        description,
         checkpoint_every,
-        resume=resume is not None,
         start_from=None if initial is None else {k: v.numpy() for k, v in initial.params.items()},
     )()
     if json:

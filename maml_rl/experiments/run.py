@@ -2,7 +2,7 @@
 
 ::
 
-    policy.safetensors    the best policy by return after adaptation, with policy.json
+    policy.safetensors    the best policy by return after adaptation
     adaptation.json       what ``maml-rl evaluate`` measured
 """
 
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policies.policy_file import POLICY, PolicyFile, PolicyFileError, load_policy, policy_file_in
+from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_policy, policy_file_in
 from maml_rl.tools.run_directory import RunDirectory, RunError
 
 POLICY_FIELDS = (
@@ -50,7 +50,7 @@ class Run(RunDirectory):
     def policy_path(self, which: str) -> Path:
         """The best policy, or the latest checkpoint's."""
         if which == "latest":
-            return self.checkpoint("latest") / POLICY
+            return self.checkpoint
         return policy_file_in(self.path)
 
     def policy(self, which: str) -> PolicyFile:
@@ -64,7 +64,7 @@ class Run(RunDirectory):
         policy = load_policy(path)
         missing = [name for name in POLICY_FIELDS if name not in policy.info]
         if missing:
-            raise PolicyFileError(f"{path.with_suffix('.json')} lacks {', '.join(missing)}")
+            raise PolicyFileError(f"{path} lacks {', '.join(missing)}")
         env = self.description()["config"].get("env")
         if policy.info["env"] != env:
             raise PolicyFileError(f"{path} is a policy of {policy.info['env']!r}, but the run is of {env!r}")

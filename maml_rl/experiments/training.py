@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
 from maml_rl.experiments.methods import MethodName
 from maml_rl.experiments.run import Run
-from maml_rl.policies.policy_file import POLICY, save_policy
+from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
 from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
 from maml_rl.rllib.learner import NumpyParams
-from maml_rl.rllib.maml import MAML
+from maml_rl.rllib.maml import MAML, TrainingState
+from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible
-from maml_rl.tools.progress import progress_display
-from maml_rl.tools.run_directory import RunError
+from maml_rl.tools.progress import Row, progress_display
+from maml_rl.tools.run_directory import CHECKPOINT, RunError, RunFailedError
 
 # What the parameters of a run depend on. The number of runners and learners is not among them.
 RESULT_FIELDS = ("env", "env_config", "seed", *TRAINING_FIELDS)
@@ -45,6 +47,7 @@ COLUMNS = (
     "diverged_episodes",
     "update_refused",
 )
+COUNTS = ("backtracks", "env_steps", "diverged_episodes")
 BEST_WINDOW = 10
 """Iterations over which the return after adaptation is averaged to choose the best policy."""
 _KEPT_FIELDS = (
@@ -65,8 +68,9 @@ class TrainingRun:
     """One run: ``config`` trained for ``iterations`` meta-updates in the run directory ``run``.
 
     Attributes:
+        description: ``config.json``'s content for a new run, whose directory is made once the algorithm stands;
+            None goes on from ``run``'s checkpoint.
         checkpoint_every: iterations between checkpoints; the best policy is saved whenever there is a new one.
-        resume: continue from ``run``'s latest checkpoint.
         start_from: meta-parameters to begin with instead of fresh ones.
     """
 
@@ -75,8 +79,8 @@ class TrainingRun:
     preset: str
     method: MethodName
     iterations: int
+    description: Mapping[str, Any] | None = None
     checkpoint_every: int = 10
-    resume: bool = False
     start_from: NumpyParams | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
@@ -84,65 +88,84 @@ class TrainingRun:
         """Train; returns the last row of ``progress.csv``.
 
         An interrupt (Ctrl-C or SIGTERM) ends the run after the present iteration, with a checkpoint.
+
+        Raises:
+            RunError: the run cannot be gone on with, or another process writes here.
+            RunFailedError: a file cannot be written.
         """
-        algo = self.config.build_algo()
-        try:
-            if self.resume:
-                self._restore(algo)
-            elif self.start_from is not None:
-                algo.set_meta_params(self.start_from)
-            with (
-                interruptible() as interrupted,
-                progress_display(self.console, self.iterations, algo.iteration, progress_line) as show,
-            ):
-                return self._loop(algo, interrupted, show)
-        finally:
-            algo.stop()
+        with ExitStack() as stack:
+            if self.description is None:
+                stack.enter_context(self.run.writing())
+            algo: MAML = self.config.build_algo()
+            stack.callback(algo.stop)
+            if self.description is None:
+                recent = self._restore(algo)
+            else:
+                Run.create(self.run.path, self.description)
+                stack.enter_context(self.run.writing())
+                recent = RecentReturns()
+                if self.start_from is not None:
+                    algo.set_meta_params(self.start_from)
+            interrupted = stack.enter_context(interruptible())
+            show = stack.enter_context(
+                progress_display(self.console, self.iterations, algo.iteration, progress_line)
+            )
+            try:
+                return self._loop(algo, recent, interrupted, show)
+            except OSError as error:
+                if error.filename is None:  # not a file's: a time-out, for example
+                    raise
+                raise RunFailedError(f"{error.filename} cannot be written: {error.strerror}") from error
 
-    def _restore(self, algo: MAML) -> None:
-        path = self.run.checkpoint("latest")
+    def _restore(self, algo: MAML) -> RecentReturns:
+        path = self.run.checkpoint
+        checkpoint = load_policy(path)
         try:
-            algo.restore_from_path(str(path / "algorithm"))
-        except Exception as error:
-            # RLlib lets out whatever a damaged pickle or directory raises.
-            raise RunError(f"checkpoint {path} cannot be read: {type(error).__name__}: {error}") from error
-        self.run.truncate_progress(algo.iteration)
+            training = checkpoint.info["training"]
+            _check_same(self.run.path, self.config, training["config"])
+            remembered = {STATE + name: value for name, value in checkpoint.state.items()}
+            learned = {name: value.numpy() for name, value in checkpoint.params.items()} | remembered
+            algo.set_training_state(
+                TrainingState(training["iteration"], training["refusals"], training["env_steps"], learned)
+            )
+            recent = RecentReturns(
+                [math.nan if value is None else value for value in training["recent_returns"]],
+                -math.inf if training["best"] is None else training["best"],
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"checkpoint {path} lacks what training goes on from: {error!r}") from error
+        if damage := self.run.repair_progress(algo.iteration):
+            self.console.print(f"warning: {damage}; it goes on from here", soft_wrap=True, highlight=False)
+        return recent
 
-    def _loop(self, algo: MAML, interrupted: threading.Event, show: Any) -> dict[str, Any]:
-        returns = [row["return_post"] for row in self.run.progress()] if algo.iteration else []
-        best = max((_recent_mean(returns[: i + 1]) for i in range(len(returns))), default=-math.inf)
+    def _loop(
+        self, algo: MAML, recent: RecentReturns, interrupted: threading.Event, show: Callable[[Row], None]
+    ) -> dict[str, Any]:
         row: dict[str, Any] = {"iteration": algo.iteration}
         saved = algo.iteration
         if self.iterations == 0:
-            self._save_policy(self.run.path / POLICY, algo, algo.meta_params(), 0, None)
-        writer = SummaryWriter(str(self.run.path), purge_step=algo.iteration + 1)
-        while algo.iteration < self.iterations and not interrupted.is_set():
-            rolled_out = algo.meta_params()
-            try:
-                row = progress_row(algo.train())
-            except Exception:
-                if algo.iteration > saved:  # the failed iteration changed nothing: keep those before it
-                    self._save_checkpoint(algo, _recent_mean(returns), ["latest"])
-                raise
-            self._record(row, writer)
-            returns.append(row["return_post"])
-            recent = _recent_mean(returns)
-            names = []
-            if recent > best:
-                best = recent
-                names.append("best")
-                # The policy with these returns is the one that was rolled out, before the meta-update.
-                self._save_policy(self.run.path / POLICY, algo, rolled_out, algo.iteration - 1, best)
-            if algo.iteration % self.checkpoint_every == 0:
-                names.append("latest")
-                saved = algo.iteration
-            if names:
-                self._save_checkpoint(algo, recent, names)
-            show(row)
-        # Here and not in the loop: an interrupt may arrive anywhere in it.
-        if algo.iteration > saved:
-            self._save_checkpoint(algo, _recent_mean(returns), ["latest"])
-        writer.close()
+            self._save(POLICY, algo, algo.meta_params(), 0, None)
+        with closing(EventLog(self.run.path, "maml", algo.iteration + 1)) as events:
+            while algo.iteration < self.iterations and not interrupted.is_set():
+                rolled_out = algo.meta_params()
+                try:
+                    row = progress_row(algo.train())
+                except Exception:
+                    if algo.iteration > saved:  # the failed iteration changed nothing: keep those before it
+                        self._save_checkpoint(algo, recent)
+                    raise
+                self.run.append_progress(row)
+                events.append(row, algo.iteration)
+                if recent.add(row["return_post"]):
+                    # The policy with these returns is the one that was rolled out, before the meta-update.
+                    self._save(POLICY, algo, rolled_out, algo.iteration - 1, recent.best)
+                if algo.iteration % self.checkpoint_every == 0:
+                    self._save_checkpoint(algo, recent)
+                    saved = algo.iteration
+                show(row)
+            # Here and not in the loop: an interrupt may arrive anywhere in it.
+            if algo.iteration > saved:
+                self._save_checkpoint(algo, recent)
         if algo.iteration < self.iterations:
             self.console.print(
                 f"interrupted after iteration {algo.iteration} of {self.iterations}; "
@@ -151,20 +174,38 @@ class TrainingRun:
             )
         return row
 
-    def _record(self, row: dict[str, Any], writer: SummaryWriter) -> None:
-        self.run.append_progress(row)
-        for name, value in row.items():
-            if math.isfinite(value):  # what a method or a refused update does not have is NaN
-                writer.add_scalar(f"maml/{name}", value, row["iteration"])
+    def _save_checkpoint(self, algo: MAML, recent: RecentReturns) -> None:
+        state = algo.training_state()
+        training = {
+            "iteration": state.iteration,
+            "refusals": state.refusals,
+            "env_steps": state.env_steps,
+            "recent_returns": [_finite(value) for value in recent.returns],
+            "best": _finite(recent.best),
+            "config": result_fields(self.config),
+        }
+        remembered = {
+            name.removeprefix(STATE): value for name, value in state.learned.items() if name.startswith(STATE)
+        }
+        self._save(
+            CHECKPOINT,
+            algo,
+            algo.meta_params(),
+            state.iteration,
+            recent.mean,
+            remembered,
+            training=training,
+        )
 
-    def _save_checkpoint(self, algo: MAML, return_post: float, names: list[str]) -> None:
-        written = self.run.new_checkpoint(algo.iteration)
-        algo.save_to_path(str((written / "algorithm").resolve()))  # Ray takes a relative path for a URI
-        self._save_policy(written / POLICY, algo, algo.meta_params(), algo.iteration, return_post)
-        self.run.publish(written, algo.iteration, names)
-
-    def _save_policy(
-        self, path: Path, algo: MAML, params: NumpyParams, iteration: int, return_post: float | None
+    def _save(
+        self,
+        file: str,
+        algo: MAML,
+        params: NumpyParams,
+        iteration: int,
+        return_post: float | None,
+        state: NumpyParams | None = None,
+        **more: Any,
     ) -> None:
         config = self.config
         info = {
@@ -173,19 +214,51 @@ class TrainingRun:
             "env": config.env,
             "env_config": dict(config.env_config),
             "iteration": iteration,
-            "return_post": return_post,  # of the last BEST_WINDOW iterations
+            "return_post": _finite(return_post),  # of the last BEST_WINDOW iterations
             **{name: getattr(config, name) for name in _KEPT_FIELDS},
+            **more,
         }
-        save_policy(path, config.policy_spec(*algo.spaces["__env__"]), params, info)
+        save_policy(self.run.path / file, config.policy_spec(*algo.spaces["__env__"]), params, info, state)
 
 
-def _recent_mean(returns: list[float]) -> float:
-    """Mean of the last returns; -inf while one of them is missing from a refused update.
+@dataclass
+class RecentReturns:
+    """The returns after adaptation of the last iterations, by whose mean the best policy is chosen.
 
     One iteration's return depends on how hard its tasks happen to be: the best single one is the luckiest.
     """
-    mean = sum(returns[-BEST_WINDOW:]) / len(returns[-BEST_WINDOW:])
-    return mean if math.isfinite(mean) else -math.inf
+
+    returns: list[float] = field(default_factory=list)
+    best: float = -math.inf
+
+    @property
+    def mean(self) -> float:
+        """Mean of the last returns; -inf while one of them is missing from a refused update."""
+        mean = sum(self.returns) / len(self.returns) if self.returns else -math.inf
+        return mean if math.isfinite(mean) else -math.inf
+
+    def add(self, value: float) -> bool:
+        """Add an iteration's return; whether the mean is now the best so far."""
+        self.returns = [*self.returns, value][-BEST_WINDOW:]
+        if not self.mean > self.best:
+            return False
+        self.best = self.mean
+        return True
+
+
+def _finite(value: float | None) -> float | None:
+    """What strict JSON can hold."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _check_same(path: Path, config: MAMLConfig, trained: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not the checkpoint's: results would be of neither."""
+    for name, value in result_fields(config).items():
+        if name not in trained or trained[name] != value:
+            raise RunError(
+                f"{name} is {value!r} in {path / 'config.json'}, but the checkpoint there was trained with "
+                f"{trained.get(name)!r}: a resumed run keeps its configuration"
+            )
 
 
 def progress_row(result: dict[str, Any]) -> dict[str, Any]:
@@ -193,6 +266,7 @@ def progress_row(result: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"iteration": result["training_iteration"]}
     nan = float("nan")  # a refused update has no KL
     row |= {name: float(result.get(name, nan)) for name in COLUMNS}
+    row |= {name: int(row[name]) for name in COUNTS if math.isfinite(row[name])}
     row |= {f"seconds_{name}": float(result["seconds"].get(name, nan)) for name in SECONDS}
     row["seconds_total"] = float(result["time_this_iter_s"])
     return row
@@ -207,15 +281,21 @@ def progress_line(row: dict[str, Any]) -> str:
     )
 
 
-def describe(config: MAMLConfig, preset: str, method: MethodName, iterations: int) -> dict[str, Any]:
+def result_fields(config: MAMLConfig) -> dict[str, Any]:
+    """All that the parameters of a run depend on, as JSON holds it."""
+    fields = {name: getattr(config, name) for name in RESULT_FIELDS}
+    return fields | {"env_config": dict(config.env_config), "hidden_sizes": list(config.hidden_sizes)}
+
+
+def describe(
+    config: MAMLConfig, preset: str, method: MethodName, iterations: int, checkpoint_every: int = 10
+) -> dict[str, Any]:
     """``config.json``'s content: everything needed to repeat or resume the run."""
-    fields = {name: getattr(config, name) for name in RESULT_FIELDS + RESOURCE_FIELDS}
-    fields["env_config"] = dict(config.env_config)
-    fields["hidden_sizes"] = list(config.hidden_sizes)
     return {
         "preset": preset,
         "method": method,
         "iterations": iterations,
-        "config": fields,
+        "checkpoint_every": checkpoint_every,
+        "config": result_fields(config) | {name: getattr(config, name) for name in RESOURCE_FIELDS},
         "started": time.strftime("%FT%T%z"),
     }

@@ -6,8 +6,9 @@ steps sees the same tasks in every batch, so that its value function can be lear
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from maml_rl.learning.advantages import generalized_advantages, standardize
 from maml_rl.learning.batch import Samples, pack, shuffled, to_tensors
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 
 LR = 1e-3
 EPOCHS = 4
@@ -113,11 +115,17 @@ class Critic:
                 (self._value(inputs[index]) - targets[index]).square().mean().backward()
                 self._optimizer.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"value": self._value.state_dict(), "optimizer": self._optimizer.state_dict()}
+    def state(self) -> dict[str, np.ndarray]:
+        """The network, its inputs' scale, and what the optimiser remembers, for a checkpoint."""
+        network = self._value.state_dict()
+        arrays = {f"value/{name}": value.detach().cpu().numpy().copy() for name, value in network.items()}
+        return arrays | optimizer_arrays(self._optimizer, dict(self._value.named_parameters()))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        self._value.load_state_dict(state["value"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what ``state`` returned."""
+        network = {name: value for name, value in state.items() if name.startswith("value/")}
+        self._value.load_state_dict(
+            {name.removeprefix("value/"): torch.from_numpy(value.copy()) for name, value in network.items()}
+        )
+        rest = {name: value for name, value in state.items() if name not in network}
+        restore_optimizer(self._optimizer, dict(self._value.named_parameters()), rest)

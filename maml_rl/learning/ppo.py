@@ -8,10 +8,11 @@ How far they may lead is decided as in TRPO: by a line search that keeps the KL 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -22,6 +23,7 @@ from maml_rl.learning.meta_update import adapted_policy
 from maml_rl.learning.trpo import LineSearch, StepResult, line_search
 from maml_rl.policies.distributions import Gaussian
 from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 
 MAX_GRADIENT_NORM = 0.5  # Andrychowicz et al. 2021, "What matters for on-policy deep actor-critic methods?"
 ADAM_EPSILON = 1e-5  # the same
@@ -145,10 +147,10 @@ class PPO:
                 taken = [Samples(*(field[index] for field in samples)) for samples in (*pre, post)]
                 yield Minibatch(tuple(taken[:-1]), taken[-1], Gaussian(old.mean[index], old.log_std[index]))
 
-    def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, for a checkpoint."""
-        return self._optimizer.state_dict()
+    def state(self) -> dict[str, np.ndarray]:
+        """What the optimiser remembers, for a checkpoint."""
+        return optimizer_arrays(self._optimizer, self._params)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
-        self._optimizer.load_state_dict(state)
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what ``state`` returned."""
+        restore_optimizer(self._optimizer, self._params, state)

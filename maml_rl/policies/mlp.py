@@ -46,6 +46,11 @@ class GaussianMLP:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation is {self.activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        sizes = (self.observation_size, self.action_size, *self.hidden_sizes)
+        if not all(type(size) is int and size >= 1 for size in sizes):
+            raise ValueError(f"the policy's sizes are {sizes}; they must be positive integers")
+        if type(self.context_size) is not int or self.context_size < 0:
+            raise ValueError(f"context_size is {self.context_size!r}; it must be an integer >= 0")
 
     @property
     def layers(self) -> list[str]:

@@ -1,33 +1,31 @@
-"""A trained policy on disk: tensors as safetensors, everything else as JSON; nothing is unpickled."""
+"""A trained policy on disk: one safetensors file whose header says everything else; nothing is unpickled."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from maml_rl.policies.meta_params import INNER_LR
 from maml_rl.policies.mlp import GaussianMLP, Params
-from maml_rl.tools.files import write_atomically
 from maml_rl.tools.run_directory import RunDirectory, RunError
+from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
 
-FORMAT = 1
+KIND = "policy"
 POLICY = "policy.safetensors"
 """Name of the best policy in a run directory."""
 PRETRAINED = Path(__file__).parent / "pretrained"
+STATE = "state/"
+"""Prefix of what a checkpoint holds beside the policy of its moment: optimisers, critic."""
 
 
 class PolicyFileError(ValueError):
-    """A policy file is missing, truncated, tampered with, or of another format."""
+    """A policy file is missing, truncated, changed, or of another format; or its numbers are not finite."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +34,27 @@ class PolicyFile:
 
     Attributes:
         params: theta, and the learned step sizes if any.
-        info: environment, horizon, step size and so on: see ``save_policy``.
+        info: environment, horizon, step size and so on.
+        state: what else a checkpoint holds, to go on training.
     """
 
     spec: GaussianMLP
     params: Params
     info: dict[str, Any]
+    state: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def save_policy(path: Path, spec: GaussianMLP, params: dict[str, np.ndarray], info: dict[str, Any]) -> None:
-    """Write ``path`` (``*.safetensors``) and the JSON beside it, each atomically.
-
-    The JSON holds the tensors' checksum: the pair is only ever read together.
-    """
-    data = save_tensors({name: np.ascontiguousarray(value) for name, value in params.items()})
-    description = {
-        "format": FORMAT,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "policy": dataclasses.asdict(spec),
-        **info,
-    }
+def save_policy(
+    path: Path,
+    spec: GaussianMLP,
+    params: Mapping[str, np.ndarray],
+    info: Mapping[str, Any],
+    state: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write ``path`` (``*.safetensors``) atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data)
-    write_atomically(path.with_suffix(".json"), (json.dumps(description, indent=1) + "\n").encode())
+    tensors = {**params, **{STATE + name: value for name, value in (state or {}).items()}}
+    save_tensors(path, KIND, tensors, {"policy": dataclasses.asdict(spec), **info})
 
 
 def load_policy(path: Path) -> PolicyFile:
@@ -67,24 +63,37 @@ def load_policy(path: Path) -> PolicyFile:
     Raises:
         PolicyFileError: naming the file and what is wrong with it.
     """
-    info = _read_json(path.with_suffix(".json"))
-    if info.get("format") != FORMAT:
-        raise PolicyFileError(f"{path}: format is {info.get('format')!r}; this version reads {FORMAT}")
+    if path.with_suffix(".json").exists():
+        raise PolicyFileError(
+            f"{path}: a policy of version 0.1, whose description is in {path.with_suffix('.json').name}; "
+            "this version keeps both in one file and cannot read it: train again"
+        )
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PolicyFileError(f"{path}: cannot be read ({error.strerror})") from error
-    if hashlib.sha256(data).hexdigest() != info.get("sha256"):
-        raise PolicyFileError(f"{path}: checksum does not match; the file is truncated or was changed")
-    try:
-        spec = GaussianMLP(**{**info["policy"], "hidden_sizes": tuple(info["policy"]["hidden_sizes"])})
-        params = {name: torch.from_numpy(x) for name, x in load_tensors(data).items()}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise PolicyFileError(f"{path}: not a policy of this format ({error})") from error
-    shapes = {k: tuple(v.shape) for k, v in params.items() if not k.startswith(INNER_LR)}
-    if shapes != spec.shapes:
-        raise PolicyFileError(f"{path}: tensors {shapes} do not fit the policy {spec}")
-    return PolicyFile(spec, params, info)
+        file = load_tensors(path, KIND)
+        shape = file.info["policy"]
+        spec = GaussianMLP(**{**shape, "hidden_sizes": tuple(shape["hidden_sizes"])})
+    except TensorFileError as error:
+        raise PolicyFileError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise PolicyFileError(f"{path}: not a policy ({error})") from error
+    arrays = {name: value for name, value in file.tensors.items() if not name.startswith(STATE)}
+    _check(path, spec, arrays)
+    return PolicyFile(
+        spec,
+        {name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
+        file.info,
+        {name.removeprefix(STATE): value for name, value in file.tensors.items() if name not in arrays},
+    )
+
+
+def _check(path: Path, spec: GaussianMLP, arrays: Mapping[str, np.ndarray]) -> None:
+    shapes = {name: value.shape for name, value in arrays.items() if not name.startswith(INNER_LR)}
+    step_sizes = {n.removeprefix(INNER_LR): v.shape for n, v in arrays.items() if n.startswith(INNER_LR)}
+    if shapes != spec.shapes or step_sizes not in ({}, spec.shapes):
+        raise PolicyFileError(f"{path}: tensors {shapes | step_sizes} do not fit the policy {spec}")
+    for name, value in arrays.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise PolicyFileError(f"{path}: {name} must be finite numbers of type float32")
 
 
 def pretrained_policy(preset: str) -> Path:
@@ -93,11 +102,12 @@ def pretrained_policy(preset: str) -> Path:
     Raises:
         PolicyFileError: there is none; the message lists what exists.
     """
-    path = PRETRAINED / f"{preset}.safetensors"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in PRETRAINED.glob("*.safetensors")))
-        raise PolicyFileError(f"no policy of {preset!r} comes with the package; there are: {known}")
-    return path
+    known = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+    if preset not in known:
+        raise PolicyFileError(
+            f"no policy of {preset!r} comes with the package; there are: {', '.join(known)}"
+        )
+    return PRETRAINED / f"{preset}.safetensors"
 
 
 def policy_file_in(source: Path) -> Path:
@@ -112,15 +122,3 @@ def policy_file_in(source: Path) -> Path:
     if not path.exists():
         raise RunError(f"{source} holds no {POLICY}: the run has not finished an iteration")
     return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise PolicyFileError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise PolicyFileError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise PolicyFileError(f"{path}: not a JSON object")
-    return value

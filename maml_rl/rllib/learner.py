@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from maml_rl.learning.ppo import PPO
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import StepResult
 from maml_rl.policies.mlp import Params
+from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.env_runner import Block
 from maml_rl.rllib.rl_module import GaussianMLPModule
 from maml_rl.tools.threads import threads_over_chunks
@@ -64,19 +64,36 @@ class MAMLLearner(TorchLearner):
     ) -> dict[str, Any]:
         """RLlib's state of a learner, and that of PPO and its critic."""
         state = super().get_state(components, not_components=not_components, **kwargs)
-        for name, part in (("ppo", self._ppo), ("critic", self._critic)):
-            if part is not None and self._check_component(name, components, not_components):
-                buffer = io.BytesIO()  # may be read on a machine without this one's device
-                torch.save(part.state_dict(), buffer)
-                state[name] = buffer.getvalue()
+        for name, part in self._stateful_parts().items():
+            if self._check_component(name, components, not_components):
+                state[name] = part.state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``get_state`` returned."""
         super().set_state(state)
-        for name, part in (("ppo", self._ppo), ("critic", self._critic)):
-            if part is not None and name in state:
-                part.load_state_dict(torch.load(io.BytesIO(state[name]), map_location=self.device))
+        for name, part in self._stateful_parts().items():
+            if name in state:
+                part.set_state(state[name])
+
+    def training_state(self) -> NumpyParams:
+        """All that later updates depend on: the meta-parameters, and ``state/PART/...`` of PPO and its critic."""
+        parts = {name: part.state() for name, part in self._stateful_parts().items()}
+        remembered = {
+            f"{STATE}{name}/{key}": value for name, state in parts.items() for key, value in state.items()
+        }
+        return self.meta_params() | remembered
+
+    def set_training_state(self, state: NumpyParams) -> None:
+        """Go on from what ``training_state`` returned."""
+        self.set_meta_params({name: value for name, value in state.items() if not name.startswith(STATE)})
+        for name, part in self._stateful_parts().items():
+            prefix = f"{STATE}{name}/"
+            part.set_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def _stateful_parts(self) -> dict[str, PPO | Critic]:
+        parts = {"ppo": self._ppo, "critic": self._critic}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """None: the trust-region step has no optimiser state, and PPO keeps its own."""
@@ -98,7 +115,7 @@ class MAMLLearner(TorchLearner):
 
     def set_meta_params(self, params: NumpyParams) -> None:
         """Go on from other meta-parameters."""
-        self._set_theta({name: torch.from_numpy(value) for name, value in params.items()})
+        self._set_theta({name: torch.from_numpy(value.copy()) for name, value in params.items()})
 
     def _set_theta(self, params: Params) -> None:
         self._rl_module.set_meta_params(params)

@@ -1,33 +1,41 @@
-"""A run on disk, whatever it trains: configuration, progress, checkpoints.
+"""A run on disk, whatever it trains: configuration, progress, the checkpoint to go on from; one writer at a time.
 
 ::
 
-    config.json           every field of the configuration, preset, package versions
-    progress.csv          one row per iteration
-    events.out.tfevents*  the same for TensorBoard
-    checkpoints/          iteration_000123/, links ``latest`` and ``best``
+    config.json             every field of the configuration, preset, package versions
+    progress.csv            one row per iteration: a log, from which nothing is resumed
+    events.out.tfevents*    the same for TensorBoard
+    checkpoint.safetensors  all that later iterations depend on
+    .lock                   held, and naming the process, while one writes here
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import importlib.metadata
 import io
 import json
 import os
 import platform
-import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from maml_rl.tools.files import write_atomically
+from maml_rl.tools.files import errors_of, remove_leftovers, write_atomically
 
+CHECKPOINT = "checkpoint.safetensors"
 PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 
 
 class RunError(ValueError):
     """A run directory cannot be used as asked."""
+
+
+class RunFailedError(RuntimeError):
+    """A run cannot go on; what it finished is kept."""
 
 
 class RunDirectory:
@@ -37,25 +45,40 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, description: dict[str, Any]) -> Self:
+    def free(cls, path: Path) -> Self:
+        """A directory that a run may be created in; nothing is written yet.
+
+        Raises:
+            RunError: it is not empty, or cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; a run needs a directory")
+        if path.is_dir() and any(path.iterdir()):
+            raise RunError(
+                f"{path} exists and is not empty; choose another --output, or continue it with --resume {path}"
+            )
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise RunError(f"{path} cannot be written: {there} is not a writable directory")
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path, description: Mapping[str, Any]) -> Self:
         """A new run; ``description`` goes into ``config.json`` with the package versions.
 
         Raises:
             RunError: the directory is not empty, or cannot be written.
         """
-        if path.is_dir() and any(path.iterdir()):
-            raise RunError(
-                f"{path} exists and is not empty; choose another --output, or continue it with --resume {path}"
-            )
+        run = cls.free(path)
+        versions = {name: package_version(name) for name in PACKAGES}
+        versions["python"] = platform.python_version()
+        content = {**description, "versions": versions}
         try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            versions = {name: package_version(name) for name in PACKAGES}
-            versions["python"] = platform.python_version()
-            content = {**description, "versions": versions}
+            path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from error
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -69,87 +92,114 @@ class RunDirectory:
         file = self.path / "config.json"
         try:
             description: dict[str, Any] = json.loads(file.read_text())
-            description["config"]
+            if not isinstance(description["config"], dict):
+                raise TypeError("config is not an object")
         except OSError as error:
             raise RunError(f"{self.path} is not a run: {file.name}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(f"{file} is damaged: {error}") from error
         return description
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write here, for this process alone; what a killed writer left half-written is removed.
+
+        Raises:
+            RunError: another process has it, and is named.
+        """
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                # The system lets go of it when the process ends, however it ends: no lock is ever stale.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is being written by {file.read().strip() or 'another process'}"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            remove_leftovers(self.path)
+            yield
+
     # --- progress
 
-    def append_progress(self, row: dict[str, Any]) -> None:
+    def append_progress(self, row: Mapping[str, Any]) -> None:
         """Add one iteration to ``progress.csv``."""
         file = self.path / "progress.csv"
-        new = not file.exists()
-        with file.open("a", newline="") as stream:
+        with errors_of(file), file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))
-            if new:
+            if stream.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
 
     def progress(self) -> list[dict[str, float]]:
         """All rows of ``progress.csv`` in order; raises RunError when there are none."""
-        file = self.path / "progress.csv"
-        if not file.exists():
-            raise RunError(f"{self.path} holds no progress.csv: the run has not finished an iteration")
-        with file.open(newline="") as stream:
-            try:
-                return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
-            except (TypeError, ValueError) as error:
-                raise RunError(f"{file} is damaged: {error}") from error
+        rows, damage = self._read_progress()
+        if damage and not rows:
+            raise RunError(damage)
+        return [{name: float(text) for name, text in row.items()} for row in rows]
 
-    def truncate_progress(self, iteration: int) -> None:
-        """Forget the rows after ``iteration``: a resumed run computes them again."""
-        if not (self.path / "progress.csv").exists():
-            return
-        rows = [row for row in self.progress() if row["iteration"] <= iteration]
+    def _read_progress(self) -> tuple[list[dict[str, str]], str]:
+        """The rows before the first damaged one, as text; and what is wrong, if anything is."""
+        file = self.path / "progress.csv"
+        try:
+            # Lines that a crash tore may hold anything.
+            lines = file.read_text(errors="replace").splitlines(keepends=True)
+        except OSError as error:
+            return [], f"{self.path} holds no progress.csv that can be read: {error.strerror}"
+        torn = bool(lines) and not lines[-1].endswith("\n")
+        reader = csv.DictReader(lines[:-1] if torn else lines)
+        rows: list[dict[str, str]] = []
+        try:
+            for row in reader:
+                if None in row:
+                    raise ValueError("a row is longer than the header")
+                _ = [float(text) for text in row.values()]
+                if int(row["iteration"]) <= (int(rows[-1]["iteration"]) if rows else 0):
+                    raise ValueError("iterations do not rise")
+                rows.append(row)
+        except (TypeError, ValueError, KeyError, csv.Error) as error:
+            return rows, f"{file} is damaged after {len(rows)} rows: {error}"
+        if torn:
+            return rows, f"{file} ends within a row"
+        return rows, "" if rows else f"{file} holds no iteration"
+
+    def repair_progress(self, iteration: int) -> str:
+        """Forget the rows after ``iteration``, which a resumed run computes again, and damaged ones.
+
+        Returns:
+            What was wrong with the file, for a warning; empty when nothing was.
+        """
+        rows, damage = self._read_progress()
+        kept = [row for row in rows if int(row["iteration"]) <= iteration]
         buffer = io.StringIO(newline="")
-        if rows:
-            writer = csv.DictWriter(buffer, list(rows[0]))
+        if kept:
+            writer = csv.DictWriter(buffer, list(kept[0]))
             writer.writeheader()
-            writer.writerows(rows)
-            write_atomically(self.path / "progress.csv", buffer.getvalue().encode())
-        else:
-            (self.path / "progress.csv").unlink()
+            writer.writerows(kept)
+        write_atomically(self.path / "progress.csv", buffer.getvalue().encode())
+        return damage
 
     @property
     def has_progress(self) -> bool:
-        """Whether an iteration was finished."""
-        return (self.path / "progress.csv").exists()
+        """Whether an iteration was finished, as far as the log knows."""
+        return bool(self._read_progress()[0])
 
     # --- checkpoints
 
-    def checkpoint(self, name: str) -> Path:
-        """The checkpoint called ``latest`` or ``best``; raises RunError when there is none."""
-        link = self.path / "checkpoints" / name
-        if not link.exists():
-            raise RunError(f"{self.path} holds no checkpoint called {name!r}")
-        return link.resolve()
-
-    def new_checkpoint(self, iteration: int) -> Path:
-        """An empty directory to write a checkpoint into, before ``publish`` gives it a name."""
-        path = self.path / "checkpoints" / f".iteration_{iteration:06d}.tmp"
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir()
-        return path
-
-    def publish(self, written: Path, iteration: int, names: list[str]) -> None:
-        """Make a finished checkpoint the ``latest`` and/or ``best`` one, atomically; drop unnamed ones."""
-        folder = self.path / "checkpoints"
-        final = folder / f"iteration_{iteration:06d}"
-        if final.exists():  # the same iteration computed again after a resume
-            shutil.rmtree(final)
-        written.rename(final)
-        for name in names:
-            temporary = folder / f".{name}.tmp"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(final.name)
-            os.replace(temporary, folder / name)
-        named = {link.resolve() for link in folder.iterdir() if link.is_symlink()}
-        for old in folder.glob("iteration_*"):
-            if old.resolve() not in named and not old.is_symlink():
-                shutil.rmtree(old)
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint's file; raises RunError when there is none."""
+        path = self.path / CHECKPOINT
+        if path.exists():
+            return path
+        if (self.path / "checkpoints").is_dir():
+            raise RunError(
+                f"{self.path} is a run of version 0.1, whose checkpoints hold pickles and links; this version "
+                "reads neither: train again"
+            )
+        raise RunError(f"{self.path} holds no checkpoint: the run was stopped before its first one")
 
 
 def check_output(output: Path, suffixes: Sequence[str]) -> None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from tensorboardX import SummaryWriter
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible
 from maml_rl.tools.memory import keep_freed_memory
 from maml_rl.tools.progress import progress_display
-from maml_rl.tools.run_directory import RunDirectory, RunError
+from maml_rl.tools.run_directory import CHECKPOINT, RunDirectory, RunError, RunFailedError
 from supervised.learning.problem import Validate
 from supervised.learning.settings import TrainingSettings
 from supervised.learning.trainer import StepReport, Trainer
-from supervised.models.model_file import load, save
-
-MODEL = "model.safetensors"
-STATE = "state.safetensors"
+from supervised.models.model_file import MODEL, load, save
 
 
 @dataclass
@@ -54,20 +56,28 @@ class TrainingRun:
             NonFiniteLossError: the checkpoint of the last good iteration has been written.
         """
         keep_freed_memory()
-        if self.resume:
-            self._restore()
-        with (
-            interruptible() as interrupted,
-            progress_display(
-                self.console, self.settings.iterations, self.trainer.iteration, progress_line
-            ) as show,
-        ):
-            return self._loop(interrupted, show)
+        with ExitStack() as stack:
+            if self.run is not None:
+                stack.enter_context(self.run.writing())
+            if self.resume:
+                self._restore()
+            interrupted = stack.enter_context(interruptible())
+            show = stack.enter_context(
+                progress_display(
+                    self.console, self.settings.iterations, self.trainer.iteration, progress_line
+                )
+            )
+            try:
+                return self._loop(interrupted, show)
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                raise RunFailedError(f"{error.filename} cannot be written: {error.strerror}") from error
 
     def _loop(self, interrupted: threading.Event, show: Any) -> dict[str, float]:
         row: dict[str, float] = {}
         saved, settings = self.trainer.iteration, self.settings
-        writer = SummaryWriter(str(self.run.path), purge_step=saved + 1) if self.run else None
+        events = EventLog(self.run.path, "supervised", saved + 1) if self.run else None
         try:
             while self.trainer.iteration < settings.iterations and not interrupted.is_set():
                 self._window.append(list(self.trainer.step()))
@@ -75,25 +85,27 @@ class TrainingRun:
                 last = iteration == settings.iterations
                 if iteration % settings.report_every and not last:
                     continue
-                names = []
                 row = self._row()
-                if iteration % settings.validate_every == 0 or last:
-                    names = ["latest", "best"] if self._validate(row) else ["latest"]
-                self._record(row, writer)
-                if names:
-                    self._checkpoint(names)
+                validates = iteration % settings.validate_every == 0 or last
+                is_best = validates and self._validate(row)
+                self._record(row, events)
+                if is_best and self.run:
+                    save(self.run.path / MODEL, self.trainer.params, {"iteration": iteration})
+                if validates:
+                    self._checkpoint()
                     saved = iteration
                 show(row)
-        except Exception:
-            if self.trainer.iteration > saved:  # the failed iteration changed nothing: keep those before it
-                self._checkpoint(["latest"])
+        except Exception as error:
+            # The failed iteration changed nothing: keep those before it, unless it is the disk that failed.
+            if self.trainer.iteration > saved and not isinstance(error, OSError):
+                self._checkpoint()
             raise
         finally:
-            if writer:
-                writer.close()
+            if events:
+                events.close()
         # Here and not in the loop: an interrupt may arrive anywhere in it.
         if self.trainer.iteration > saved:
-            self._checkpoint(["latest"])
+            self._checkpoint()
         if self.trainer.iteration < settings.iterations:
             self._say_interrupted()
         return row
@@ -118,38 +130,40 @@ class TrainingRun:
         self.best_params = {name: value.clone() for name, value in self.trainer.params.items()}
         return True
 
-    def _record(self, row: dict[str, float], writer: SummaryWriter | None) -> None:
-        if self.run is None or writer is None:
-            return
-        self.run.append_progress(row)
-        for name, value in row.items():
-            if math.isfinite(value):
-                writer.add_scalar(f"supervised/{name}", value, int(row["iteration"]))
+    def _record(self, row: dict[str, float], events: EventLog | None) -> None:
+        if self.run is not None and events is not None:
+            self.run.append_progress(row)
+            events.append(row, int(row["iteration"]))
 
-    def _checkpoint(self, names: list[str]) -> None:
+    def _checkpoint(self) -> None:
         if self.run is None:
             return
-        iteration = self.trainer.iteration
-        info = {"iteration": iteration, "best_score": self.best_score, "window": self._window}
-        written = self.run.new_checkpoint(iteration)
-        save(written / STATE, self.trainer.state(), info)
-        save(written / MODEL, self.trainer.params, {"iteration": iteration})
-        if "best" in names:
-            save(self.run.path / MODEL, self.trainer.params, {"iteration": iteration})
-        self.run.publish(written, iteration, names)
+        info = {
+            "iteration": self.trainer.iteration,
+            "best_score": self.best_score if math.isfinite(self.best_score) else None,
+            "window": [[x if math.isfinite(x) else None for x in report] for report in self._window],
+            "settings": _as_json(self.settings),
+        }
+        save(self.run.path / CHECKPOINT, self.trainer.params, info, self.trainer.state())
 
     def _restore(self) -> None:
         assert self.run is not None, "only a run on disk can be resumed"
-        path = self.run.checkpoint("latest") / STATE
-        state, info = load(path)
+        path = self.run.checkpoint
+        checkpoint = load(path)
         try:
-            self.trainer.load(state, info["iteration"])
-            self.best_score, self._window = info["best_score"], info["window"]
-        except (KeyError, ValueError) as error:
+            info = checkpoint.info
+            _check_same(self.run.path, self.settings, info["settings"])
+            self.trainer.load(checkpoint.params, checkpoint.state, info["iteration"])
+            self.best_score = -math.inf if info["best_score"] is None else info["best_score"]
+            self._window = [[math.nan if x is None else x for x in report] for report in info["window"]]
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, RunError):
+                raise
             raise RunError(f"checkpoint {path} does not fit this run: {error}") from error
-        self.run.truncate_progress(info["iteration"])
+        if damage := self.run.repair_progress(self.trainer.iteration):
+            self.console.print(f"warning: {damage}; it goes on from here", soft_wrap=True, highlight=False)
         if (self.run.path / MODEL).exists():
-            self.best_params, _ = load(self.run.path / MODEL)
+            self.best_params = load(self.run.path / MODEL).params
 
     def _say_interrupted(self) -> None:
         hint = f"; continue with: supervised train --resume {self.run.path}" if self.run else ""
@@ -157,6 +171,23 @@ class TrainingRun:
             f"interrupted after iteration {self.trainer.iteration} of {self.settings.iterations}{hint}",
             soft_wrap=True,
         )
+
+
+def _as_json(settings: TrainingSettings) -> dict[str, Any]:
+    """All that the result depends on but the length of the run, as JSON holds it."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    del fields["iterations"]
+    return fields
+
+
+def _check_same(path: Path, settings: TrainingSettings, trained: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not the checkpoint's: results would be of neither."""
+    for name, value in _as_json(settings).items():
+        if name not in trained or trained[name] != value:
+            raise RunError(
+                f"{name} is {value!r} in {path / 'config.json'}, but the checkpoint there was trained with "
+                f"{trained.get(name)!r}: a resumed run keeps its configuration"
+            )
 
 
 def progress_line(row: dict[str, float]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -127,8 +128,8 @@ class RegressorAveraging:
         squares = [(value - centre[name]).square().flatten(1).sum(1) for name, value in params.items()]
         return torch.stack(squares).sum(0)
 
-    def state(self) -> dict[str, Tensor]:
-        return self.params
+    def state(self) -> dict[str, np.ndarray]:
+        return {}
 
-    def load(self, state: dict[str, Tensor], iteration: int) -> None:
-        self._mean, self.iteration = state, iteration
+    def load(self, params: Params, state: Mapping[str, np.ndarray], iteration: int) -> None:
+        self._mean, self.iteration = params, iteration

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 from supervised.data.episodes import Episodes, Purpose, Sampler, check_episodes, stream
 from supervised.learning.graph import Replayed
 from supervised.learning.meta_step import INNER_LR, Learner, Measurement, meta_gradient, step_size_multiples
@@ -47,12 +47,12 @@ class Trainer(Protocol):
         """One iteration."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that later iterations depend on, besides ``iteration``."""
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that later iterations depend on, besides ``params`` and ``iteration``."""
         ...
 
-    def load(self, state: dict[str, Tensor], iteration: int) -> None:
-        """Go on from a state; raises ValueError when it does not fit."""
+    def load(self, params: Params, state: Mapping[str, np.ndarray], iteration: int) -> None:
+        """Go on from there; raises ValueError when it does not fit."""
         ...
 
 
@@ -159,25 +159,16 @@ class MetaTrainer:
             self._adam.param_groups[0]["lr"] = self.settings.meta_lr * 0.5 * (1 + np.cos(np.pi * done))
         self._adam.step()
 
-    def state(self) -> dict[str, Tensor]:
-        """Meta-parameters, and Adam's moments and step count for each."""
-        state = {f"params/{name}": value for name, value in self.params.items()}
-        for name, value in self._params.items():
-            for key, moment in self._adam.state[value].items():
-                state[f"adam/{key}/{name}"] = moment
-        return state
+    def state(self) -> dict[str, np.ndarray]:
+        """Adam's moments and step count of every meta-parameter."""
+        return optimizer_arrays(self._adam, self._params)
 
-    def load(self, state: dict[str, Tensor], iteration: int) -> None:
-        stored = {k.removeprefix("params/"): v for k, v in state.items() if k.startswith("params/")}
-        _check_shapes(self._params, stored)
+    def load(self, params: Params, state: Mapping[str, np.ndarray], iteration: int) -> None:
+        _check_shapes(self._params, params)
         with torch.no_grad():
             for name, value in self._params.items():
-                value.copy_(state[f"params/{name}"])
-                self._adam.state[value] = {
-                    key: state[f"adam/{key}/{name}"].to(self.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"adam/{key}/{name}" in state
-                }
+                value.copy_(params[name])
+        restore_optimizer(self._adam, self._params, state)
         self.iteration = iteration
 
 

@@ -1,47 +1,66 @@
-"""Meta-parameters and training states on disk: safetensors with a JSON header; nothing is unpickled."""
+"""Meta-parameters on disk, alone or with all that training goes on from; nothing is unpickled."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+import numpy as np
+import torch
 from torch import Tensor
 
-from maml_rl.tools.files import write_atomically
+from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
 
-FORMAT = 1
+KIND = "model"
+MODEL = "model.safetensors"
+"""Name of the best model in a run directory."""
+STATE = "state/"
+"""Prefix of what a checkpoint holds beside the model of its moment."""
 
 
 class ModelFileError(ValueError):
-    """A file is missing, truncated, or not one of this package."""
+    """A file is missing, truncated, changed, or not one of this package."""
 
 
-def save(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-    """Write tensors and what belongs to them, atomically."""
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = {"supervised": json.dumps({"format": FORMAT, **info})}
-    write_atomically(path, save_tensors(contiguous, metadata=header))
+@dataclass(frozen=True)
+class ModelFile:
+    """What a file holds: meta-parameters, what belongs to them, and what a trainer goes on from."""
+
+    params: Params
+    info: dict[str, Any]
+    state: dict[str, np.ndarray]
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def save(
+    path: Path,
+    params: Mapping[str, Tensor],
+    info: Mapping[str, Any],
+    state: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write meta-parameters and what belongs to them, atomically."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in params.items()}
+    remembered = {STATE + name: value for name, value in (state or {}).items()}
+    save_tensors(path, KIND, arrays | remembered, info)
+
+
+def load(path: Path) -> ModelFile:
     """What ``save`` wrote.
 
     Raises:
         ModelFileError: naming the file and what is wrong with it.
     """
     try:
-        data = path.read_bytes()
-        tensors = load_tensors(data)
-        length = int.from_bytes(data[:8], "little")  # of the header, as the format defines it
-        info: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["supervised"])
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from error
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: truncated, or not a file of this package ({error})") from error
-    if info.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: format is {info.get('format')!r}; this version reads {FORMAT}")
-    return {name: value.clone() for name, value in tensors.items()}, info
+        file = load_tensors(path, KIND)
+    except TensorFileError as error:
+        raise ModelFileError(str(error)) from error
+    params: Params = {}
+    for name, value in file.tensors.items():
+        if not name.startswith(STATE):
+            if not np.isfinite(value).all():
+                raise ModelFileError(f"{path}: {name} holds a NaN or an infinity")
+            params[name] = torch.from_numpy(value.copy())
+    state = {name.removeprefix(STATE): v for name, v in file.tensors.items() if name not in params}
+    return ModelFile(params, file.info, state)
