@@ -1,6 +1,11 @@
 """``python -m supervised`` is ``supervised``."""
 
+import os
 import sys
+
+if sys.path[0] == os.getcwd():
+    # ``python -m`` puts the present folder first, where any file could stand in for an installed module.
+    sys.path.append(sys.path.pop(0))
 
 from supervised.cli import main
 

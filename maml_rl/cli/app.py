@@ -216,7 +216,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 when a run failed, 2 for wrong input."""
     # RLlib announces its internals at every start; what concerns the user is raised as an error.
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    sys.path.insert(0, os.getcwd())  # module:Class names a module of the present folder, as with python -m
     try:
         tyro.extras.subcommand_cli_from_dict(
             {command.__name__: command for command in (train, evaluate, tune, plot, video, report)},

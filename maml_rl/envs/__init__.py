@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -20,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.gym_adapter import GymTaskEnv, UserEnvError
+from maml_rl.envs.naming import check_may_import, find_target, is_own
 from maml_rl.envs.oracle import TaskInObservation
 from maml_rl.envs.point_nav import PointNav
 
@@ -30,6 +30,7 @@ __all__ = [
     "TaskVectorEnv",
     "UserEnvError",
     "check_env_name",
+    "check_may_import",
     "make_task_env",
 ]
 
@@ -43,48 +44,29 @@ for _family in ("MetaWorldML1", "MetaWorldML10"):  # need an extra: the module s
     gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.metaworld:{_family}")
 
 
-def _find_task_family(name: Any) -> Callable[..., TaskVectorEnv] | None:
-    if not isinstance(name, str):
-        return None
-    module, _, attribute = name.rpartition(":")
-    found: Any = None
-    if module:
-        try:
-            found = getattr(import_module(module), attribute, None)
-        except ImportError as error:
-            raise ValueError(
-                f"environment is {name!r}, but {module!r} cannot be imported: {error}"
-            ) from error
-    if found is None and attribute in gymnasium.registry:
-        found = gymnasium.registry[attribute].vector_entry_point
-        if isinstance(found, str):
-            found = load_env_creator(found)
-    if isinstance(found, type) and issubclass(found, TaskVectorEnv):
-        return found
-    if module and (callable(found) or attribute in gymnasium.registry):
-        return partial(GymTaskEnv, env=name)
-    return None
-
-
 def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
-    """What makes the environment called ``name``.
+    """What makes the environment called ``name``, or given as a class or function.
 
     Raises:
         ValueError: there is none, or the package it needs is not installed; the message says what there is.
     """
-    family = _find_task_family(name)
-    if family is None:
-        known = sorted(n for n, spec in gymnasium.registry.items() if spec.namespace == "maml_rl")
+    try:
+        target = find_target(name)
+    except ValueError as error:
+        known = sorted(filter(is_own, gymnasium.registry))
         close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(
-            f"environment is {name!r}{hint}; it must be one of {', '.join(known)}, or module:Class"
-        )
-    return family
+        raise ValueError(f"{error}{hint}; there are {', '.join(known)}, or module:Class") from error
+    if isinstance(target, str):
+        family = gymnasium.registry[target].vector_entry_point
+        target = load_env_creator(family) if isinstance(family, str) else family
+    if isinstance(target, type) and issubclass(target, TaskVectorEnv):
+        return target
+    return partial(GymTaskEnv, env=name)
 
 
 def make_task_env(
-    name: str,
+    name: Any,
     episodes: int,
     horizon: int,
     env_config: dict[str, Any] | None = None,

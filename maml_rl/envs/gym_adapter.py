@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
-from importlib import import_module
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.naming import find_factory
 from maml_rl.envs.offscreen import choose_backend
 
 Env = gymnasium.Env[Any, Any]
@@ -160,9 +160,11 @@ class GymTaskEnv(TaskVectorEnv):
         return UserEnvError(f"{self._name}.{method}: {problem}")
 
     def _make(self, env: str | Callable[..., Env], kwargs: Mapping[str, Any] | None) -> Env:
+        factory = find_factory(env)
         try:
-            made = _find_factory(env)(**(kwargs or {}))
-        except Exception as error:
+            positional, keywords = _arguments(factory, kwargs or {})
+            made = factory(*positional, **keywords)
+        except (Exception, SystemExit) as error:  # an environment that ends the process has failed
             problem = f"no instance could be made: {type(error).__name__}: {error}"
             if kwargs and "render_mode" in kwargs:
                 problem += " (to be rendered, an environment takes the argument render_mode='rgb_array')"
@@ -178,7 +180,7 @@ class GymTaskEnv(TaskVectorEnv):
     def _call(self, env: Env, method: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return _find(env, method)(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._error(method, f"raised {type(error).__name__}: {error}") from error
 
     def _check_box(self, space: Any, name: str) -> gymnasium.spaces.Box:
@@ -227,15 +229,15 @@ class GymTaskEnv(TaskVectorEnv):
         return bool(flag)
 
 
-def _find_factory(env: str | Callable[..., Env]) -> Callable[..., Any]:
-    if not isinstance(env, str):
-        return env
-    module, _, attribute = env.partition(":")
-    target = getattr(import_module(module), attribute, None) if attribute else None
-    if callable(target):
-        return target
-    # Gymnasium reads "module:id" too. The checks here replace its checker, and the horizon its time limit.
-    return partial(gymnasium.make, env, disable_env_checker=True, max_episode_steps=-1)
+def _arguments(
+    factory: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Positional and keyword arguments: RLlib's environments take all they are told in one dictionary."""
+    try:
+        names = [name for name in inspect.signature(factory).parameters if name != "self"]
+    except (TypeError, ValueError):  # of what is written in C
+        return (), kwargs
+    return ((dict(kwargs),), {}) if names in (["config"], ["env_config"]) else ((), kwargs)
 
 
 def _find(env: Env, name: str) -> Any:

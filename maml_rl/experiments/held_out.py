@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.envs import TaskVectorEnv, make_task_env
+from maml_rl.envs import TaskVectorEnv, check_may_import, make_task_env
 from maml_rl.envs.rollout import Phase, stream
 from maml_rl.experiments.evaluation import Protocol, Tasks
 from maml_rl.experiments.methods import GUIDED, METHODS
@@ -25,9 +25,11 @@ class HeldOut:
         episodes: episodes per task and step; None is the paper's number for the preset.
         tasks: number of tasks, drawn with ``seed``; None is the paper's own 40 tasks.
         seed: of the rollouts.
+        env: the policy's environment, where that is not the package's own: files do not choose what is imported.
 
     Raises:
         ValueError: a number is out of range, or the policy is not adapted but ``steps`` were given.
+        UntrustedEnvError: the policy names an environment that ``env`` does not.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class HeldOut:
         episodes: int | None = None,
         tasks: int | None = None,
         seed: int = 0,
+        env: str | None = None,
     ) -> None:
         self.info = info = policy.info
+        check_may_import(info["env"], env)
         self._experiment = get_experiment(info["preset"])
         method = METHODS[info["method"]]
         if not method.adapts and steps:

@@ -10,6 +10,7 @@ from ray.exceptions import RayTaskError
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.experiments.evaluation import TASKS_PER_CHUNK, AdaptationResult, Protocol, Tasks, evaluate
+from maml_rl.tools.user_folder import work_in_users_folder
 
 
 def evaluate_in_parallel(
@@ -48,6 +49,7 @@ def evaluate_in_parallel(
 def _evaluate_block(
     make_env: Callable[[], TaskVectorEnv], protocol: Protocol, tasks: Tasks, first_task: int
 ) -> np.ndarray:
+    work_in_users_folder()
     env = make_env()
     try:
         return evaluate(env, protocol, tasks, first_task=first_task).returns

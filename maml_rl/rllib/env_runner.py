@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.tools.user_folder import work_in_users_folder
 
 logger = logging.getLogger("maml_rl")
 
@@ -60,6 +61,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
+        work_in_users_folder()
         self.make_env()
         self.module = None
         # Threads do not pay for matrices of this size, and their number must not change the results.

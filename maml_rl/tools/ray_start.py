@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import secrets
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stub
 
 from maml_rl.tools.run_directory import RunError
+from maml_rl.tools.user_folder import USER_FOLDER
 
 
 def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     """Connect to ``address`` or RAY_ADDRESS, or start a local Ray with ``num_cpus`` (default: the machine's).
+
+    A local Ray listens on all of the machine's addresses, so it asks for a token that only this process and its
+    children know, unless the user has chosen RAY_AUTH_MODE. Its processes find modules of the present folder, which
+    ``USER_FOLDER`` names, after all others, as this one does.
 
     Raises:
         RunError: no cluster answers at the address.
@@ -21,19 +34,46 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    folder = os.getcwd()
     try:
         if address:
             _check_reachable(address)
-            ray.init(address=address, **options)
+            options["runtime_env"] = {"env_vars": {USER_FOLDER: folder}}
+            with _away_from(folder):
+                ray.init(address=address, **options)
         else:
-            # The runners import what this process can import from the present folder.
-            paths = (os.getcwd(), os.environ.get("PYTHONPATH", ""))
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-            # A token would be created in the user's home for a cluster nobody else can reach.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            os.environ[USER_FOLDER] = folder
+            if "RAY_AUTH_MODE" not in os.environ:
+                _ask_for_a_token()
+            with _away_from(folder):
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+@contextmanager
+def _away_from(folder: str) -> Iterator[None]:
+    """A working directory that Ray may put first on the import path of its processes, as it does.
+
+    In the user's folder any file could stand in for a module. This one holds links to the running packages alone.
+    """
+    there = Path(tempfile.mkdtemp(prefix="maml_rl-"))
+    atexit.register(shutil.rmtree, there, ignore_errors=True)  # not before: Ray's processes live there
+    packages = Path(__file__).parents[2]
+    for name in ("maml_rl", "supervised"):
+        (there / name).symlink_to(packages / name)
+    os.chdir(there)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+
+
+def _ask_for_a_token() -> None:
+    """Token authentication for what this process starts; nothing is written to the user's home."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    Config.initialize("")  # Ray has read the environment when it was imported
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_reachable(address: str) -> None:
