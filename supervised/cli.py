@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import itertools
 import json
 import os
-import re
 import sys
 import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import FlagCreatePairsOff, Positional
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.command_line import print_json, run_program, shell_line
+from maml_rl.tools.options import explanations, given, option_groups, readable
 from maml_rl.tools.run_directory import RunDirectory
-from supervised.experiments.config import ExperimentConfig, Method
+from supervised.experiments.config import METHODS, ExperimentConfig, Method
 from supervised.experiments.experiment import Experiment
 from supervised.experiments.presets import PAPER, PRESETS, get_preset
 from supervised.learning.settings import ConfigError, TrainingSettings
@@ -30,51 +30,53 @@ from supervised.models.model_file import MODEL, load
 Device = Literal["cpu", "cuda"]
 
 
-def _config_fields() -> type:
-    """A dataclass with one optional field per field of the configuration, helped by its docstring."""
-    documentation = "\n".join(inspect.getdoc(c) or "" for c in (TrainingSettings, ExperimentConfig))
-    help_texts = {
-        name: " ".join(text.split()).replace("%", "%%")
-        for name, text in re.findall(r"^    (\w+): (.+?)(?=^    \w+: |^\S|\Z)", documentation, re.M | re.S)
-    }
-    hints = typing.get_type_hints(ExperimentConfig)
-    fields = [
-        (
-            field.name,
-            Annotated[hints[field.name] | None, tyro.conf.arg(help=help_texts[field.name])],
-            dataclasses.field(default=None),
-        )
-        for field in dataclasses.fields(ExperimentConfig)
-        if field.name not in ("problem", "method")
-    ]
-    return dataclasses.make_dataclass("ConfigFields", fields)
+GROUPS = {
+    "tasks": ("ways", "shots", "query"),
+    "adaptation": ("inner_lr", "inner_steps", "learn_inner_lr", "logit_scale"),
+    "network": ("hidden_sizes", "filters", "adapt_norm", "context_size", "regularisation"),
+    "training": ("iterations", "meta_batch_size", "meta_lr", "meta_lr_decay", "gradient_clip", "seed"),
+    "measurement": (
+        *("report_every", "validate_every", "validation_episodes", "test_steps", "test_episodes"),
+    ),
+    "computation": ("tasks_per_chunk", "precision", "capture_graph"),
+}
 
 
-ConfigFields = _config_fields()
+def config_options(arguments: Sequence[str]) -> type:
+    """The configuration's fields as options, with the defaults of the preset and method that are named."""
+    preset = next((word for word in arguments if word in PRESETS), None)
+    method = next((b for a, b in itertools.pairwise(arguments) if a == "--method"), None)
+    config = ExperimentConfig()
+    if preset is not None:
+        known = method if method in METHODS[PRESETS[preset].problem] else None
+        config = get_preset(preset, typing.cast(Method | None, known))
+    texts = explanations(TrainingSettings, ExperimentConfig)
+    return option_groups(GROUPS, typing.get_type_hints(ExperimentConfig), texts, dataclasses.asdict(config))
 
 
 def train(
     preset: Positional[str | None] = None,
     *,
     method: Method | None = None,
-    fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
     data: Path | None = None,
     device: Device = "cpu",
     output: Path | None = None,
     resume: Path | None = None,
     start_from: Path | None = None,
-    json: bool = False,
+    json: FlagCreatePairsOff[bool] = False,
+    fields: Any,
 ) -> None:
     """Meta-train on one of the paper's problems. Ctrl-C ends after the present iteration, with a checkpoint.
 
-    Every option of the configuration defaults to the preset's value.
+    The defaults shown are those of the preset that is named: see "supervised train PRESET --help".
 
     Args:
         preset: the experiment; not needed with --resume.
-        method: meta-learner or baseline; default: maml.
-        data: folder or zip file of the images; default: SUPERVISED_OMNIGLOT or SUPERVISED_MINIIMAGENET.
+        method: meta-learner or baseline; by default the preset's.
+        data: folder or zip file of the images; by default what SUPERVISED_OMNIGLOT or SUPERVISED_MINIIMAGENET
+            names.
         device: where to compute.
-        output: run directory; default: runs/PRESET-METHOD-DATE-TIME.
+        output: run directory; by default runs/PRESET-METHOD-DATE-TIME.
         resume: continue the run in this directory, bit for bit as if it had not stopped.
         start_from: begin with the latest model of this run directory, of a network of the same shape but for
             the last layer, which begins at zero for another number of ways. Learned step sizes begin at zero for
@@ -83,18 +85,18 @@ def train(
     """
     from supervised.experiments.training import TrainingRun
 
-    given = {name: value for name, value in vars(fields).items() if value is not None}
+    changes = given(fields)
     run = None
     if resume is not None and start_from is not None:
         raise ConfigError(f"start_from is {start_from}, but the run in {resume} is resumed: it has a model")
     if resume is not None:
         run = RunDirectory.open(resume)
-        config, stored_data, preset = _resumed(run, preset, method, output, given)
+        config, stored_data, preset = _resumed(run, preset, method, output, changes)
         data = data or stored_data
     elif preset is None:
         raise ConfigError(f"preset is missing; it must be one of: {', '.join(PRESETS)}")
     else:
-        config = dataclasses.replace(get_preset(preset, method), **given)
+        config = dataclasses.replace(get_preset(preset, method), **changes)
     experiment = Experiment(config, _data(config, data))
     initial = None if start_from is None else _starting_point(RunDirectory.open(start_from))
     trainer = experiment.trainer(_torch_device(device), None if initial is None else initial[0])
@@ -108,9 +110,12 @@ def train(
     validate = experiment.problem.validate
     row = TrainingRun(trainer, validate, config, run, resume=resume is not None)()
     if json:
-        _print_json({**row, "run": str(run.path)})
-    else:
-        print(f"{run.path}: {time.monotonic() - started:.0f} s; next: supervised evaluate {run.path}")
+        print_json({**row, "run": str(run.path)})
+        return
+    line = f"{run.path}: {time.monotonic() - started:.0f} s"
+    if trainer.iteration >= config.iterations:  # an interrupted run has said how to go on
+        line += f"; next: {shell_line('supervised', 'evaluate', run.path)}"
+    print(line)
 
 
 def evaluate(
@@ -122,7 +127,7 @@ def evaluate(
     model: Literal["best", "latest"] = "best",
     data: Path | None = None,
     device: Device = "cpu",
-    json: bool = False,
+    json: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Adapt a trained model to test tasks; print loss or accuracy after 0 .. STEPS gradient steps.
 
@@ -130,18 +135,18 @@ def evaluate(
 
     Args:
         run: a run directory.
-        steps: gradient steps; default: test_steps of the run.
-        episodes: test tasks; default: test_episodes of the run.
+        steps: gradient steps; by default test_steps of the run.
+        episodes: test tasks; by default test_episodes of the run.
         seed: of the test tasks.
         model: the best by validation, or the latest.
-        data: folder or zip file of the images; default: the one that the run was trained with.
+        data: folder or zip file of the images; by default the one that the run was trained with.
         device: where to compute.
         json: print JSON instead of a table.
     """
     from rich.console import Console
 
     from supervised.experiments.evaluation import evaluate as run_evaluation
-    from supervised.experiments.evaluation import markdown_table, save_rows
+    from supervised.experiments.evaluation import save_rows
 
     directory = RunDirectory.open(run)
     experiment = stored_experiment(directory, data)
@@ -157,16 +162,12 @@ def evaluate(
             seed=seed,
             on_progress=lambda row: status.update(f"evaluating {row}"),
         )
-    save_rows(rows, directory.path)
     if json:
         result = [row.as_dict() for row in rows]
-        _print_json({"run": str(run), "model": model, "iteration": info["iteration"], "rows": result})
-        return
-    regression = config.problem == "sinusoid"
-    print(markdown_table(rows, digits=3 if regression else 2))
-    what = "mean squared error" if regression else "accuracy in percent"
-    print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {info['iteration']})")
-    _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
+        print_json({"run": str(run), "model": model, "iteration": info["iteration"], "rows": result})
+    else:
+        _print_rows(directory, config, rows, info["iteration"])
+    save_rows(rows, directory.path)  # after the result was shown: a full disk does not take it away
 
 
 def plot(run: Positional[Path]) -> None:
@@ -230,10 +231,10 @@ def tune(
     search: Positional[tuple[str, ...]],
     *,
     method: Method | None = None,
-    fields: OmitArgPrefixes[ConfigFields] = ConfigFields(),  # type: ignore[valid-type]  # noqa: B008
     samples: int = 8,
     data: Path | None = None,
-    json: bool = False,
+    json: FlagCreatePairsOff[bool] = False,
+    fields: Any,
 ) -> None:
     """Search over fields of the configuration with Ray Tune; best by validation.
 
@@ -247,12 +248,12 @@ def tune(
     """
     from supervised.experiments.tuning import search_space, tune_config
 
-    given = {name: value for name, value in vars(fields).items() if value is not None}
-    config = dataclasses.replace(get_preset(preset, method), **given)
+    changes = given(fields)
+    config = dataclasses.replace(get_preset(preset, method), **changes)
     space = search_space(config, search)
     trials = tune_config(Experiment(config, _data(config, data)), space, samples)
     if json:
-        _print_json({"trials": trials})
+        print_json({"trials": trials})
         return
     for trial in trials:
         values = ", ".join(f"{name} {value}" for name, value in trial["config"].items())
@@ -275,6 +276,16 @@ def download(
 
 
 # --- helpers
+
+
+def _print_rows(directory: RunDirectory, config: ExperimentConfig, rows: list[Any], iteration: int) -> None:
+    from supervised.experiments.evaluation import markdown_table
+
+    regression = config.problem == "sinusoid"
+    print(markdown_table(rows, digits=3 if regression else 2))
+    what = "mean squared error" if regression else "accuracy in percent"
+    print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {iteration})")
+    _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
 
 
 def describe(experiment: Experiment, preset: str) -> dict[str, Any]:
@@ -315,7 +326,7 @@ def _evaluations(runs: Sequence[Path]) -> list[tuple[dict[str, Any], list[dict[s
     for path in runs:
         description, rows = RunDirectory.open(path).description(), path / "evaluation.json"
         if not rows.exists():
-            raise ConfigError(f"{path} is not evaluated; run: supervised evaluate {path}")
+            raise ConfigError(f"{path} is not evaluated; run: {shell_line('supervised', 'evaluate', path)}")
         result.append((description, json.loads(rows.read_text())))
     return result
 
@@ -366,30 +377,13 @@ def _print_paper(preset: str, names: list[str]) -> None:
             print(f"Finn et al. 2017, {name}{steps}: {' / '.join(texts)}")
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=1))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 1 when a run failed, 2 for wrong input."""
-    commands: dict[str, Any] = {
-        "train": train,
-        "evaluate": evaluate,
-        "plot": plot,
-        "compare": compare,
-        "table": table,
-        "tune": tune,
-        "download": download,
-    }
-    try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="supervised", args=arguments)
-    except (RuntimeError, ArithmeticError) as error:
-        print(f"supervised: error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"supervised: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("supervised: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """Entry point; returns the exit status: 0, 1 when a run failed, 2 for wrong input, 130 when interrupted."""
+    return run_program("supervised", _commands, sys.argv[1:] if arguments is None else arguments)
+
+
+def _commands(arguments: Sequence[str]) -> dict[str, Any]:
+    fields = config_options(arguments)
+    plain = (evaluate, plot, compare, table, download)
+    commands = {command.__name__: readable(command) for command in plain}
+    return commands | {command.__name__: readable(command, fields=fields) for command in (train, tune)}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+# One thread per operation, here and in the processes that tests start: the matrices are small, results do not
+# depend on it, and threads that wait for each other cost a busy machine many times the work. Before torch comes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from paths import SUPPORT
 
@@ -14,9 +18,9 @@ def local_ray() -> Iterator[None]:
     """A real Ray cluster on this machine, with more logical CPUs than a test asks for."""
     import ray
 
+    from maml_rl.tools.ray_start import start_ray
+
     os.environ["PYTHONPATH"] = str(SUPPORT)  # runner processes import test environments
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    start_ray(None, 6)
     yield
     ray.shutdown()

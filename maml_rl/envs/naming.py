@@ -41,6 +41,11 @@ def check_may_import(stored: Any, named: str | None) -> None:
         )
 
 
+def naming_options(env: Any) -> tuple[str, ...]:
+    """What a later command has to say of an environment that is not the package's own."""
+    return () if is_own(env) else ("--env", str(env))
+
+
 def find_target(env: Any) -> Any:
     """The class or function that ``env`` is or names, or the id of a registered environment.
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from rich.console import Console
 
+from maml_rl.envs.naming import naming_options
 from maml_rl.experiments.methods import MethodName
 from maml_rl.experiments.run import Run
 from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
 from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
 from maml_rl.rllib.learner import NumpyParams
 from maml_rl.rllib.maml import MAML, TrainingState
+from maml_rl.tools.command_line import shell_line
 from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible
 from maml_rl.tools.progress import Row, progress_display
@@ -167,10 +169,14 @@ class TrainingRun:
             if algo.iteration > saved:
                 self._save_checkpoint(algo, recent)
         if algo.iteration < self.iterations:
+            command = shell_line(
+                "maml-rl", "train", "--resume", self.run.path, *naming_options(self.config.env)
+            )
             self.console.print(
-                f"interrupted after iteration {algo.iteration} of {self.iterations}; "
-                f"continue with: maml-rl train --resume {self.run.path}",
+                f"interrupted after iteration {algo.iteration} of {self.iterations}; continue with: {command}",
                 soft_wrap=True,
+                markup=False,
+                highlight=False,
             )
         return row
 

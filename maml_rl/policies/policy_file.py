@@ -35,12 +35,14 @@ class PolicyFile:
     Attributes:
         params: theta, and the learned step sizes if any.
         info: environment, horizon, step size and so on.
+        sha256: of the file's content.
         state: what else a checkpoint holds, to go on training.
     """
 
     spec: GaussianMLP
     params: Params
     info: dict[str, Any]
+    sha256: str
     state: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -82,6 +84,7 @@ def load_policy(path: Path) -> PolicyFile:
         spec,
         {name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
         file.info,
+        file.sha256,
         {name.removeprefix(STATE): value for name, value in file.tensors.items() if name not in arrays},
     )
 

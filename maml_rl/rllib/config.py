@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import gymnasium
+import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import get_trainable_cls
@@ -199,11 +200,13 @@ class MAMLConfig(AlgorithmConfig):
         """
         self._reject_unknown_fields()
         self._reject_unused_fields()
-        self.hidden_sizes = tuple(self.hidden_sizes)
         for name, (allowed, accepts) in _RULES.items():
-            value = getattr(self, name)
+            given = getattr(self, name)
+            value = _plain(given)
             if not accepts(value):
-                raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+                raise ValueError(f"{name} is {given!r}; it must be {allowed}")
+            if value is not given:
+                setattr(self, name, value)
         self.inner_lr = float(self.inner_lr)  # an integer is a number too
         if self.expert:
             self.expert = str(Path(self.expert).absolute())  # Ray Tune's trials run in folders of their own
@@ -214,6 +217,16 @@ class MAMLConfig(AlgorithmConfig):
             raise ValueError("policies: multi-agent settings were given; MAML trains a single agent")
         check_env_name(self.env)
         super().validate()
+
+    def get_state(self) -> dict[str, Any]:
+        """RLlib's state, with every field of MAML's: RLlib takes what equals -1 for something deprecated.
+
+        Without them a horizon of -1 would become the default before it could be refused.
+        """
+        fields = {name: _plain(getattr(self, name)) for name in _RULES}
+        plain = self.copy(copy_frozen=False)
+        vars(plain).update(fields)
+        return AlgorithmConfig.get_state(plain) | fields
 
     def _reject_contradictions(self) -> None:
         for name in ("first_order", "learn_inner_lr", "context_size", "expert"):
@@ -318,6 +331,15 @@ class MAMLConfig(AlgorithmConfig):
         )
 
 
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as Python's, lists and arrays as tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -367,13 +389,21 @@ _RULES: dict[str, _Rule] = {
     "clip_param": _OPEN_UNIT,
     "hidden_sizes": (
         "a sequence of positive integers",
-        lambda v: len(v) > 0 and all(_is_count(width) for width in v),
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(_is_count(width) for width in v),
     ),
     "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
     "initial_std": _POSITIVE,
     "min_std": _POSITIVE,
-    "seed": _COUNT_OR_ZERO,
+    "seed": ("an integer from 0 to 2^32 - 1", lambda v: _COUNT_OR_ZERO[1](v) and v < 2**32),
     "sample_timeout_s": _POSITIVE,
+    "num_env_runners": _COUNT_OR_ZERO,
+    "num_cpus_per_env_runner": _NON_NEGATIVE,
+    "num_gpus_per_env_runner": _NON_NEGATIVE,
+    "num_learners": _COUNT_OR_ZERO,
+    "num_cpus_per_learner": ("a number >= 0 or 'auto'", lambda v: v == "auto" or _NON_NEGATIVE[1](v)),
+    "num_gpus_per_learner": _NON_NEGATIVE,
 }
-TRAINING_FIELDS = tuple(name for name in _RULES if name not in ("seed", "sample_timeout_s"))
+_RESOURCES = {name for name in _RULES if name.startswith("num_") and name != "num_epochs"}
+_NOT_OF_TRAINING = {"seed", "sample_timeout_s", *_RESOURCES}
+TRAINING_FIELDS = tuple(name for name in _RULES if name not in _NOT_OF_TRAINING)
 """The fields that ``MAMLConfig.training`` sets."""

@@ -26,10 +26,11 @@ class TensorFileError(ValueError):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds: arrays by name, and what belongs to them."""
+    """What a file holds: arrays by name, what belongs to them, and the checksum of both."""
 
     tensors: dict[str, np.ndarray]
     info: dict[str, Any]
+    sha256: str
 
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> None:
@@ -61,6 +62,8 @@ def load_tensors(path: Path, kind: str) -> TensorFile:
         if (header["format"], header["kind"]) != (FORMAT, kind):
             raise ValueError(f"it holds a {header['kind']!r} in format {header['format']!r}")
         text = header["info"]
+        if not isinstance(text, str):
+            raise TypeError("its description is not a text")
         if header["sha256"] != _checksum(tensors, text):
             raise TensorFileError(f"{path}: checksum does not match; the file was changed")
         info = json.loads(text)
@@ -72,7 +75,7 @@ def load_tensors(path: Path, kind: str) -> TensorFile:
         raise TensorFileError(
             f"{path}: truncated, or not a {kind} of this version's format {FORMAT} ({error})"
         ) from error
-    return TensorFile(tensors, info)
+    return TensorFile(tensors, info, header["sha256"])
 
 
 def _header(data: bytes) -> dict[str, Any]:

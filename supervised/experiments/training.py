@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.command_line import shell_line
 from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible
 from maml_rl.tools.memory import keep_freed_memory
@@ -166,10 +167,14 @@ class TrainingRun:
             self.best_params = load(self.run.path / MODEL).params
 
     def _say_interrupted(self) -> None:
-        hint = f"; continue with: supervised train --resume {self.run.path}" if self.run else ""
+        hint = ""
+        if self.run:
+            hint = f"; continue with: {shell_line('supervised', 'train', '--resume', self.run.path)}"
         self.console.print(
             f"interrupted after iteration {self.trainer.iteration} of {self.settings.iterations}{hint}",
             soft_wrap=True,
+            markup=False,
+            highlight=False,
         )
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import sys
 from typing import Any
 
@@ -76,9 +75,10 @@ def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict
     import ray
     from ray import tune
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    from maml_rl.tools.ray_start import start_ray
+
     if not ray.is_initialized():
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        start_ray(None)
     parameters = {
         name: tune.loguniform(*values) if isinstance(values, tuple) else tune.choice(values)
         for name, values in space.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ def loss_of_each_task(loss: UserLoss) -> TaskLoss:
     return losses
 
 
-def _apply(loss: UserLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+def _apply(loss: UserLoss, outputs: Tensor, targets: Tensor) -> Any:
     try:
         return loss(outputs, targets)
     except (IndexError, RuntimeError) as error:  # what torch raises for labels and shapes that do not fit

@@ -186,15 +186,14 @@ def test_every_method_is_trained_and_evaluated(runs: dict[str, Path]) -> None:
 def test_training_moves_every_policy_but_the_random_one(runs: dict[str, Path]) -> None:
     initial = load_policy(runs["random"] / "policy.safetensors").params
     for method in ("maml", "first-order", "pretrained"):
-        latest = load_policy(runs[method] / "checkpoints" / "latest" / "policy.safetensors").params
+        latest = load_policy(runs[method] / "checkpoint.safetensors").params
         assert not torch.equal(latest["mean.weight"], initial["mean.weight"])
     assert not (runs["random"] / "progress.csv").exists()
 
 
 def test_first_order_is_not_second_order(runs: dict[str, Path]) -> None:
     maml, first = (
-        load_policy(runs[name] / "checkpoints" / "latest" / "policy.safetensors").params
-        for name in ("maml", "first-order")
+        load_policy(runs[name] / "checkpoint.safetensors").params for name in ("maml", "first-order")
     )
     assert not torch.equal(maml["mean.weight"], first["mean.weight"])
 
@@ -246,7 +245,7 @@ def test_start_from_a_trained_policy(
     expected = load_policy(runs["maml"] / "policy.safetensors")
     for name, value in expected.params.items():
         assert torch.equal(first[name], value)
-    assert json.loads((begun / "config.json").read_text())["start_from"]["sha256"] == expected.info["sha256"]
+    assert json.loads((begun / "config.json").read_text())["start_from"]["sha256"] == expected.sha256
 
     assert main([*command, "--start-from", str(runs["oracle"]), "--output", str(tmp_path / "x")]) == 2
     assert "observation_size=4" in capsys.readouterr().err

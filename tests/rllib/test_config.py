@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from maml_rl.envs import make_task_env
+from maml_rl.envs import UserEnvError, make_task_env
 from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
 from maml_rl.rllib.config import _PPO_ONLY, _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
 
@@ -56,7 +56,22 @@ def test_defaults_are_valid() -> None:
         ("learn_inner_lr", 1),
         ("seed", -1),
         ("seed", None),
+        ("seed", 2**32),
+        ("seed", 1.0),
         ("sample_timeout_s", 0),
+        ("sample_timeout_s", math.inf),
+        ("lr", math.inf),
+        ("max_kl", "0.01"),
+        ("hidden_sizes", "100"),
+        ("hidden_sizes", 100),
+        ("num_env_runners", -2),
+        ("num_env_runners", 1.5),
+        ("num_learners", -1),
+        ("num_gpus_per_learner", math.nan),
+        *(
+            (name, -1)
+            for name in ("horizon", "inner_lr", "gamma", "max_kl", "meta_batch_size", "num_env_runners")
+        ),
     ],
 )
 def test_wrong_values_name_field_and_value(field: str, value: object) -> None:
@@ -65,6 +80,31 @@ def test_wrong_values_name_field_and_value(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field) as error:
         config.validate()
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["horizon", "inner_lr", "gamma", "hidden_sizes", "seed", "first_order"])
+def test_minus_one_is_no_default(field: str, local_ray: None) -> None:
+    """RLlib drops what equals -1 from a configuration's state, from which an algorithm rebuilds it."""
+    config = valid()
+    setattr(config, field, -1)
+    assert config.get_state()[field] == -1
+    with pytest.raises(ValueError, match=f"{field} is -1"):
+        config.build_algo()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = valid().training(
+        inner_lr=np.float32(0.25),
+        meta_batch_size=np.int64(3),  # type: ignore[arg-type]
+        hidden_sizes=np.array([8, 8]),  # type: ignore[arg-type]
+        first_order=np.bool_(True),  # type: ignore[arg-type]
+    )
+    state = config.get_state()
+    assert (state["hidden_sizes"], state["meta_batch_size"]) == ((8, 8), 3)
+    config.validate()
+    assert (config.inner_lr, config.meta_batch_size, config.first_order) == (0.25, 3, True)
+    assert (type(config.inner_lr), type(config.meta_batch_size)) == (float, int)
+    assert config.hidden_sizes == (8, 8)
 
 
 def test_every_field_has_a_rule() -> None:
@@ -100,11 +140,18 @@ def test_settings_of_ppo_are_refused_without_it(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "env", ["CartPole-v1", "maml_rl/PointNavv-v0", None, "no.such.module.Env", "maml_rl.policies.mlp:Nothing"]
+    "env",
+    ["CartPole-v99", "maml_rl/PointNavv-v0", None, "no.such.module.Env", "maml_rl.policies.mlp:Nothing"],
 )
 def test_unknown_environment(env: str | None) -> None:
     with pytest.raises(ValueError, match=r"environment is .*maml_rl/PointNav-v0"):
         MAMLConfig().environment(env).validate()
+
+
+def test_an_environment_without_tasks_is_refused_before_workers_start(local_ray: None) -> None:
+    config = MAMLConfig().environment("Pendulum-v1").env_runners(num_env_runners=2)
+    with pytest.raises(UserEnvError, match="sample_tasks: is missing"):
+        config.build_algo()
 
 
 def test_unimportable_environment() -> None:

@@ -176,7 +176,7 @@ def test_regressor_averaging_resumes_exactly() -> None:
     for _ in range(3):
         whole.step()
     first.step()
-    second.load(first.state(), first.iteration)
+    second.load(first.params, first.state(), first.iteration)
     second.step()
     second.step()
     assert all(torch.equal(whole.params[k], second.params[k]) for k in whole.params)

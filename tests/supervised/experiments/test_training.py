@@ -103,12 +103,15 @@ def test_resume_is_exact(tmp_path: Path, stop_after: int, changes: dict[str, Any
         make_run(tmp_path / "parts", settings, stop_after)()
     resumed = make_run(tmp_path / "parts", settings, resume=True)
     resumed()
-    for name, value in whole.trainer.state().items():
-        assert torch.equal(value, resumed.trainer.state()[name]), name
+    for name, value in whole.trainer.params.items():
+        assert torch.equal(value, resumed.trainer.params[name]), name
+    assert whole.trainer.state().keys() == resumed.trainer.state().keys()
+    for name, moment in whole.trainer.state().items():
+        np.testing.assert_array_equal(moment, resumed.trainer.state()[name])
     assert progress_without_times(tmp_path / "parts") == progress_without_times(tmp_path / "whole")
     for run in (whole, resumed):
-        assert load(run.run.path / "model.safetensors")[1]["iteration"] in (4, 8, 12)  # type: ignore[union-attr]
-    one, two = (load(tmp_path / name / "model.safetensors")[0] for name in ("whole", "parts"))
+        assert load(run.run.path / "model.safetensors").info["iteration"] in (4, 8, 12)  # type: ignore[union-attr]
+    one, two = (load(tmp_path / name / "model.safetensors").params for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -125,9 +128,10 @@ def test_bfloat16_rounds_the_products_only(name: str) -> None:
         settings = dataclasses.replace(SETTINGS, precision=precision, meta_batch_size=8)
         trainer = MetaTrainer(learner, lambda rng, tasks: episodes, settings, CPU)
         trainer.step()
-        assert {value.dtype for value in trainer.state().values()} == {torch.float32}
-        moments = [value for key, value in trainer.state().items() if key.startswith("adam/exp_avg/")]
-        gradients[precision] = torch.cat([value.flatten() for value in moments])
+        assert {value.dtype for value in trainer.params.values()} == {torch.float32}
+        assert {value.dtype for value in trainer.state().values()} == {np.dtype(np.float32)}
+        moments = [value for key, value in trainer.state().items() if key.startswith("exp_avg/")]
+        gradients[precision] = torch.from_numpy(np.concatenate([value.ravel() for value in moments]))
     assert not torch.equal(gradients["bfloat16"], gradients["float32"])
     assert torch.cosine_similarity(gradients["bfloat16"], gradients["float32"], dim=0) > 0.9
 
@@ -137,10 +141,10 @@ def test_the_best_model_has_the_lowest_validation_loss(tmp_path: Path) -> None:
     rows = [row for row in progress_without_times(tmp_path / "run") if row["validation_loss"] != "nan"]
     assert [row["iteration"] for row in rows] == ["4.0", "8.0", "12.0"]
     best = min(rows, key=lambda row: float(row["validation_loss"]))
-    params, info = load(tmp_path / "run" / "model.safetensors")
-    assert info["iteration"] == float(best["iteration"])
+    model = load(tmp_path / "run" / "model.safetensors")
+    assert model.info["iteration"] == float(best["iteration"])
     validate = validation_after_adaptation(LEARNER, SAMPLER, SETTINGS, 1)
-    assert float(validate(params).losses.mean()) == pytest.approx(float(best["validation_loss"]))
+    assert float(validate(model.params).losses.mean()) == pytest.approx(float(best["validation_loss"]))
 
 
 def test_accuracy_decides_where_there_is_one() -> None:
@@ -183,9 +187,9 @@ def test_a_non_finite_loss_names_the_iteration_and_keeps_the_last_good_checkpoin
     run = make_run(tmp_path / "run", sampler=SpoiltSampler(5, 5))
     with pytest.raises(NonFiniteLossError, match="iteration 7: the query loss is inf"):
         run()
-    tensors, info = load(tmp_path / "run" / "checkpoints" / "latest" / "state.safetensors")
-    assert info["iteration"] == 6
-    assert all(value.isfinite().all() for value in tensors.values())
+    checkpoint = load(tmp_path / "run" / "checkpoint.safetensors")
+    assert checkpoint.info["iteration"] == 6
+    assert all(np.isfinite(value).all() for value in checkpoint.state.values())
     resumed = make_run(tmp_path / "run", resume=True)  # with sound data it goes on
     resumed()
     assert resumed.trainer.iteration == 12
@@ -197,10 +201,10 @@ def test_a_state_is_loaded_to_the_device_as_a_whole(tmp_path: Path) -> None:
     run()
     device = torch.device("meta")
     trainer = MetaTrainer(LEARNER, SAMPLER, SETTINGS, device)
-    trainer.load(run.trainer.state(), 12)
-    state = trainer.state()
-    assert len(state) == 4 * len(trainer.params)
-    assert {value.device for value in state.values()} == {device}
+    trainer.load(run.trainer.params, run.trainer.state(), 12)
+    state = [value for of_param in trainer._adam.state.values() for value in of_param.values()]
+    assert len(state) == 3 * len(trainer.params)
+    assert {value.device for value in (*state, *trainer.params.values())} == {device}
 
 
 def test_parameter_averaging_refuses_a_device_that_it_would_not_use() -> None:
@@ -210,17 +214,25 @@ def test_parameter_averaging_refuses_a_device_that_it_would_not_use() -> None:
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path / "run")()
-    state = tmp_path / "run" / "checkpoints" / "latest" / "state.safetensors"
+    state = tmp_path / "run" / "checkpoint.safetensors"
     whole = state.read_bytes()
     state.write_bytes(whole[:-10])
-    with pytest.raises(ModelFileError, match=r"state\.safetensors: truncated"):
+    with pytest.raises(ModelFileError, match=r"checkpoint\.safetensors: truncated"):
         make_run(tmp_path / "run", resume=True)()
-    tensors = {"params/other": torch.zeros(2)}
-    save(state, tensors, {"iteration": 4, "best_score": 0.0, "window": []})
+    state.write_bytes(whole)
+    info = load(state).info
+    save(state, {"other": torch.zeros(2)}, info)
     with pytest.raises(RunError, match="does not fit this run"):
         make_run(tmp_path / "run", resume=True)()
     state.write_bytes(whole)
     make_run(tmp_path / "run", resume=True)()
+
+
+def test_a_run_goes_on_with_the_settings_it_was_trained_with(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")()
+    changed = dataclasses.replace(SETTINGS, meta_lr=0.5)
+    with pytest.raises(RunError, match=r"meta_lr is 0\.5 in .*config\.json, but .* was trained with 0\.001"):
+        make_run(tmp_path / "run", changed, resume=True)()
 
 
 # --- configuration

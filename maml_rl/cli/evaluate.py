@@ -1,0 +1,159 @@
+"""``maml-rl evaluate`` and ``maml-rl tune``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from maml_rl.tools.command_line import print_json
+
+if TYPE_CHECKING:
+    from maml_rl.experiments.evaluation import AdaptationResult
+    from maml_rl.experiments.held_out import HeldOut
+
+
+def evaluate(
+    run: Positional[Path],
+    *,
+    steps: int | None = None,
+    inner_lr: float | None = None,
+    episodes: int | None = None,
+    tasks: int | None = None,
+    seed: int = 0,
+    policy: Literal["best", "latest"] = "best",
+    pretrained: FlagCreatePairsOff[bool] = False,
+    env: str | None = None,
+    num_workers: int | None = None,
+    address: str | None = None,
+    json: FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Adapt a trained policy to held-out tasks and print returns after 0 .. STEPS gradient steps.
+
+    Results are also written into the run directory, as adaptation.csv and adaptation.json.
+
+    Args:
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
+        steps: gradient steps; 3 unless given, or 0 for a policy that is not adapted (oracle).
+        inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
+        episodes: episodes per task and step; by default as in the paper's protocol for the preset.
+        tasks: number of held-out tasks, drawn with --seed; by default the paper's own 40 tasks.
+        seed: of the rollouts.
+        policy: the policy with the best return after adaptation, or the latest one.
+        pretrained: evaluate the policy that comes with the package; nothing is written.
+        env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
+        address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
+        json: print JSON instead of a table.
+    """
+    from maml_rl.experiments.held_out import HeldOut
+    from maml_rl.experiments.run import Run
+    from maml_rl.policies.policy_file import load_policy, pretrained_policy
+
+    folder = None if pretrained else Run.open(run)
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    held_out = HeldOut(
+        loaded, steps=steps, inner_lr=inner_lr, episodes=episodes, tasks=tasks, seed=seed, env=env
+    )
+    result = _measure(held_out, num_workers, address)
+    description = held_out.description()
+    if json:
+        print_json({"run": str(run), "policy": policy, **description, **result.as_dict()})
+    else:
+        _print_table(held_out, description, result)
+    if folder:  # after the result was shown: a full disk does not take it away
+        result.save(folder.path, description)
+
+
+def tune(
+    run: Positional[Path],
+    *,
+    inner_lr: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    steps: int = 1,
+    tasks: int = 20,
+    seed: int = 1,
+    policy: Literal["best", "latest"] = "best",
+    env: str | None = None,
+    num_workers: int | None = None,
+    address: str | None = None,
+    json: FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Try step sizes for fine-tuning a run's policy, on tasks that are not the test tasks.
+
+    Args:
+        run: a run directory.
+        inner_lr: the step sizes to try.
+        steps: gradient steps after which the returns are compared.
+        tasks: number of tasks, drawn from the environment's distribution.
+        seed: of the tasks and the rollouts.
+        policy: the policy with the best return after adaptation, or the latest one.
+        env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
+        address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
+        json: print JSON instead of a table.
+    """
+    from maml_rl.experiments.evaluation import markdown_table
+    from maml_rl.experiments.held_out import HeldOut
+    from maml_rl.experiments.run import Run
+
+    if steps < 1:
+        raise ValueError(
+            f"steps is {steps}; it must be 1 or more: without a gradient step there is no step size"
+        )
+    loaded = Run.open(run).policy(policy)
+    candidates = [
+        HeldOut(loaded, steps=steps, inner_lr=lr, tasks=tasks, seed=seed, env=env) for lr in inner_lr
+    ]
+    results = {c.inner_lr: _measure(c, num_workers, address) for c in candidates}
+    best = max(results, key=lambda lr: results[lr].mean[-1])
+    if json:
+        print_json({"run": str(run), "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
+        return
+    rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
+    print(markdown_table(rows))
+    print(
+        f"best step size after {steps} gradient step(s): {best:g}; use it with evaluate --inner-lr {best:g}"
+    )
+
+
+# --- steps
+
+
+def _print_table(held_out: HeldOut, description: dict[str, Any], result: AdaptationResult) -> None:
+    from maml_rl.experiments.evaluation import markdown_table
+
+    name = f"{description['method']}, iteration {description['iteration']}"
+    rows: dict[str, Sequence[tuple[float, float | None]]] = {
+        name: list(zip(result.mean, result.interval, strict=True))
+    }
+    if held_out.papers_row:
+        rows["Finn et al. 2017"] = held_out.papers_row
+    print(markdown_table(rows))
+    count = result.returns.shape[1]
+    print(f"({count} tasks, {held_out.episodes} episodes per step, mean ± 95 % interval over tasks)")
+
+
+def _measure(held_out: HeldOut, num_workers: int | None, address: str | None) -> AdaptationResult:
+    """Evaluate, with a line of progress: in this process, or on Ray."""
+    from rich.console import Console
+
+    from maml_rl.experiments.evaluation import evaluate as evaluate_here
+
+    tasks = held_out.tasks
+    with Console(stderr=True).status(f"evaluating on {len(tasks)} tasks") as status:
+
+        def show(done: int) -> None:
+            status.update(f"evaluated {done} of {len(tasks)} tasks")
+
+        if num_workers == 0:
+            return evaluate_here(held_out.make_env(), held_out.protocol, tasks, on_progress=show)
+        import ray
+
+        from maml_rl.experiments.parallel_evaluation import evaluate_in_parallel
+        from maml_rl.tools.ray_start import start_ray
+
+        if not ray.is_initialized():
+            start_ray(address, num_workers)
+        return evaluate_in_parallel(held_out.make_env, held_out.protocol, tasks, on_progress=show)

@@ -1,0 +1,103 @@
+"""``maml-rl plot``, ``maml-rl video`` and ``maml-rl report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+
+def plot(runs: Positional[tuple[Path, ...]], *, output: Path | None = None, seed: int = 0) -> None:
+    """Draw learning and adaptation curves, as PNG and SVG: of one run, or of several runs together.
+
+    Several runs of a method (with different seeds) become one curve with its 95 % interval; different methods
+    become curves of one panel, with the paper's values beside them; different presets become panels (Figures
+    4 and 5 of the paper). For point navigation the trajectories before and after one gradient step are drawn.
+
+    Args:
+        runs: run directories.
+        output: folder of the pictures; by default the run's own directory, or plots for several runs.
+        seed: of the rollouts whose trajectories are drawn.
+    """
+    from maml_rl.experiments.run import Run
+    from maml_rl.views.figures import draw_all
+
+    if not runs:
+        raise ValueError("runs is empty; plot needs at least one run directory")
+    folder = output or (runs[0] if len(runs) == 1 else Path("plots"))
+    files = draw_all([Run.open(run) for run in runs], folder, seed=seed)
+    print("\n".join(map(str, files)))
+
+
+def video(
+    run: Positional[Path],
+    *,
+    task: tuple[float, ...] | None = None,
+    steps: int = 1,
+    inner_lr: float | None = None,
+    output: Path | None = None,
+    seed: int = 0,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    policy: Literal["best", "latest"] = "best",
+    pretrained: FlagCreatePairsOff[bool] = False,
+    env: str | None = None,
+) -> None:
+    """Film a policy before and after adaptation to a task, side by side. Needs no display.
+
+    Args:
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
+        task: the task's numbers; by default those of the first held-out task.
+        steps: gradient steps.
+        inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
+        output: an .mp4 or .gif file; by default video.mp4 in the run directory, or PRESET.mp4.
+        seed: of the rollouts and the initial state.
+        fps: frames per second; by default those of real time.
+        size: width and height in pixels of each of the two pictures.
+        policy: the policy with the best return after adaptation, or the latest one.
+        pretrained: film the policy that comes with the package.
+        env: the run's environment, where it is not the package's own: files do not choose what is imported.
+    """
+    from rich.console import Console
+
+    from maml_rl.experiments.held_out import HeldOut
+    from maml_rl.experiments.run import Run
+    from maml_rl.policies.policy_file import load_policy, pretrained_policy
+    from maml_rl.views.video import make_video
+
+    folder = None if pretrained else Run.open(run)
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env)
+    with Console(stderr=True).status("opening the environment") as status:
+        made = make_video(
+            held_out,
+            output or (folder.path / "video.mp4" if folder else Path(f"{run}.mp4")),
+            task=task,
+            fps=fps,
+            size=size,
+            on_progress=status.update,
+        )
+    print(
+        f"{made.path}: {made.frames} frames at {made.fps:g}/s, "
+        f"return {made.return_before:.2f} before and {made.return_after:.2f} after adaptation"
+    )
+
+
+def report(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> None:
+    """Write one HTML file about one or several runs of an environment: settings, curves, tables, videos.
+
+    Args:
+        runs: run directories.
+        output: the file; by default report.html in the run's own directory, or in the present one for several runs.
+    """
+    from rich.console import Console
+
+    from maml_rl.experiments.run import Run
+    from maml_rl.views.report import write_report
+
+    with Console(stderr=True).status("reading") as status:
+        opened = [Run.open(run) for run in runs]
+        output = output or Path("report.html" if len(runs) != 1 else runs[0] / "report.html")
+        write_report(opened, output, status.update)
+    print(output)
