@@ -7,7 +7,7 @@ import pytest
 
 from maml_rl.experiments.methods import METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
-from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
 
 # Environment, alpha, episodes, meta-batch, horizon, iterations, max_kl, test episodes.
 SETTINGS = {
@@ -63,6 +63,27 @@ def test_settings(name: str) -> None:
     assert config.env_config == ({"reward": "distance"} if name == "point-nav" else {"variant": "paper"})
     assert (config.hidden_sizes, config.activation, config.initial_std) == ((100, 100), "relu", 1.0)
     assert (config.inner_steps, config.first_order, config.outer_update) == (1, False, "trpo")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("point-nav", {"gae_lambda": 0.8}),
+        ("half-cheetah-vel", {"hvp": "exact", "curvature_fraction": 0.2}),
+        ("half-cheetah-dir", {"hvp": "exact", "curvature_fraction": 0.2}),
+        ("ant-vel", {"hvp": "exact", "curvature_fraction": 0.2, "baseline_ridge": 100.0}),
+        (
+            "ant-dir",
+            {"hvp": "exact", "curvature_fraction": 0.2, "baseline_ridge": 100.0, "gae_lambda": 0.95},
+        ),
+    ],
+)
+def test_all_else_is_as_published(name: str, ours: dict[str, object]) -> None:
+    config, default = get_experiment(name).make_config(), MAMLConfig()
+    known = {"inner_lr", "episodes_per_task", "meta_batch_size", "horizon", "max_kl"}  # see above
+    names = [field for field in TRAINING_FIELDS if field not in known]
+    changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(default, n)}
+    assert changed == ours
 
 
 def test_defaults_are_the_published_ones() -> None:

@@ -51,14 +51,27 @@ def trained(algorithms: Algorithms) -> tuple[list[NumpyParams], list[dict[str, A
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Run:
+def published() -> list[tuple[int, str]]:
+    """Iterations and names of the checkpoints of ``run``, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, local_ray: None, published: list[tuple[int, str]]) -> Run:
     """The same, as a run on disk; the best policy is chosen by the mean of two iterations."""
+    publish = Run.publish
+
+    def record(self: Run, written: Path, iteration: int, names: list[str]) -> None:
+        published.extend((iteration, name) for name in names)
+        publish(self, written, iteration, names)
+
     config = tiny_config(**SETTINGS)
     run = Run.create(
         tmp_path_factory.mktemp("training") / "run", describe(config, "point-nav", "maml", ITERATIONS)
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "BEST_WINDOW", 2)
+        patch.setattr(Run, "publish", record)
         TrainingRun(config, run, "point-nav", "maml", ITERATIONS, checkpoint_every=3)()
     return run
 
@@ -88,6 +101,18 @@ def test_the_policy_is_the_one_that_was_rolled_out_best(run: Run, trained: Any) 
     assert_same(policy.params, params[best])
     assert policy.info["iteration"] == best
     assert policy.info["return_post"] == pytest.approx(means[best])
+
+
+def test_checkpoints_are_as_frequent_as_asked_for(
+    run: Run, published: list[tuple[int, str]], trained: Any
+) -> None:
+    assert [iteration for iteration, name in published if name == "latest"] == [3, 4]
+    means, best = [row["return_post"] for row in run.progress()], []
+    means = [np.mean(means[max(0, i - 1) : i + 1]) for i in range(ITERATIONS)]
+    for i, mean in enumerate(means):
+        if all(mean > earlier for earlier in means[:i]):
+            best.append(i + 1)
+    assert [iteration for iteration, name in published if name == "best"] == best
 
 
 def test_the_latest_checkpoint_is_the_last_update(run: Run, trained: Any) -> None:

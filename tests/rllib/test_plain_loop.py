@@ -61,7 +61,7 @@ TRPO: dict[str, Any] = {
 PPO_FIELDS: dict[str, Any] = {
     "outer_update": "ppo",
     "lr": 0.02,
-    "num_epochs": 3,
+    "num_epochs": 2,
     "minibatch_size": 50,
     "clip_param": 0.05,
     "max_kl": 0.05,
