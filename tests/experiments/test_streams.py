@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import PPO, TINY, Algorithms, tiny_algorithms, tiny_config
+from tiny_runs import PPO, SINGLE, TINY, Algorithms, tiny_algorithms, tiny_config
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
@@ -125,6 +125,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "trpo": {"inner_steps": INNER_STEPS},
     "ppo": PPO | {"inner_steps": INNER_STEPS},
     "one policy": {"inner_steps": 0},
+    "critic": SINGLE,
 }
 
 
@@ -178,6 +179,7 @@ def test_purposes_have_numbers_of_their_own() -> None:
         "EVALUATION": 4,
         "VIDEO": 5,
         "MINIBATCHES": 6,
+        "CRITIC": 7,
     }
 
 
@@ -185,7 +187,7 @@ def test_nothing_is_drawn_from_generators_that_others_share(algorithms: Algorith
     def states() -> list[Any]:
         return [*map(str, np.random.get_state()), torch.get_rng_state().tolist()]
 
-    for settings in (*KINDS.values(), PPO | {"inner_steps": 0}):
+    for settings in KINDS.values():
         algo = algorithms.build(tiny_config(**settings))
         before = states()
         algo.train()

@@ -128,7 +128,7 @@ class PlainLoop:
         self.ppo = PPO(self.spec, self.params, self.ppo_settings()) if "lr" in s else None
         self.critic = None
         if self.ppo and not self.steps:
-            seed = number(s["seed"], 1)
+            seed = number(s["seed"], 7)
             self.critic = Critic(2, gamma=s["gamma"], gae_lambda=s["gae_lambda"], seed=seed)
         self.expert = None
         if "expert" in s:
