@@ -25,7 +25,7 @@ trained = run=$(@D); name=$*; \
 	if [ -e $$run/checkpoints/latest ]; then $(BIN)/$(1) train --resume $$run; \
 	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name##*.} --output $$run; fi
 
-.PHONY: train figure4 figure5 table1 table2 table3 test test-slow lint format setup clean
+.PHONY: train figure4 figure5 table1 table2 table3 test test-slow mutants audit lint format setup clean
 
 train: setup
 	$(BIN)/maml-rl train point-nav --seed $(SEED) --output $(RUN)
@@ -67,6 +67,18 @@ test: setup
 test-slow: setup
 	$(BIN)/pytest -m slow
 
+# Planted mistakes, one at a time, in the mathematics: MUTANTS='maml_rl.learning.trpo.*' names a module (CONTRIBUTING.md).
+mutants: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(or $(CHILDREN),1) $(MUTANTS)
+	$(BIN)/mutmut results
+
+# Known vulnerabilities of the pinned versions.
+audit: setup
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,4 +99,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

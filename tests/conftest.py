@@ -24,3 +24,11 @@ def local_ray() -> Iterator[None]:
     start_ray(None, 6)
     yield
     ray.shutdown()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for Ray: `-m "not ray"` leaves the tests that run in this process alone."""
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)

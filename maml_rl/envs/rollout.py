@@ -25,6 +25,7 @@ class Phase(IntEnum):
     EVALUATION = 4
     VIDEO = 5
     MINIBATCHES = 6
+    CRITIC = 7
 
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:

@@ -41,8 +41,7 @@ class MAMLLearner(TorchLearner):
 
     def build(self) -> None:
         super().build()
-        seed = stream(self.config.seed, Phase.INIT).generate_state(1)[0]
-        self._rl_module.set_meta_params(self._rl_module.spec.init_params(int(seed)))
+        self._rl_module.set_meta_params(self._rl_module.spec.init_params(self._torch_seed(Phase.INIT)))
         self._pre: list[Samples] = []
         self._expert: Expert | None = None
         self._ppo: PPO | None = None
@@ -55,9 +54,13 @@ class MAMLLearner(TorchLearner):
                     module.spec.observation_size,
                     gamma=self.config.gamma,
                     gae_lambda=self.config.gae_lambda,
-                    seed=int(seed),
+                    seed=self._torch_seed(Phase.CRITIC),
                     device=self.device,
                 )
+
+    def _torch_seed(self, *key: int) -> int:
+        """What a generator of torch's is seeded with, from the stream ``key``."""
+        return int(stream(self.config.seed, *key).generate_state(1)[0])
 
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
@@ -164,8 +167,7 @@ class MAMLLearner(TorchLearner):
             NonFiniteError: as in ``adapt``, or the update is not finite. Nothing has changed then.
         """
         started = time.perf_counter()
-        seed = stream(self.config.seed, Phase.MINIBATCHES, iteration).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(seed))
+        generator = torch.Generator().manual_seed(self._torch_seed(Phase.MINIBATCHES, iteration))
         # Copies: a refused update must leave no trace.
         critic, ppo = copy.deepcopy(self._critic), copy.deepcopy(self._ppo)
         metrics = {}

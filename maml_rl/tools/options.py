@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import shutil
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -82,18 +80,9 @@ def readable(command: Callable[..., None], **types_of: Any) -> Callable[..., Non
 
     del wrapped.__wrapped__  # it would be asked instead
     wrapped.__annotations__ = hints
-    wrapped.__doc__ = _description(command)
     parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapped
-
-
-def _description(command: Callable[..., None]) -> str:
-    """What its docstring says before the arguments, fitted to the terminal."""
-    parsed = docstring_parser.parse(inspect.getdoc(command) or "")
-    text = f"{parsed.short_description}\n\n{parsed.long_description or ''}".strip()
-    width = min(shutil.get_terminal_size().columns, 100)
-    return "\n\n".join(textwrap.fill(" ".join(part.split()), width) for part in text.split("\n\n"))
 
 
 def _argument(parameter: inspect.Parameter, hint: Any, text: str) -> Any:

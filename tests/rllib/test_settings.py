@@ -1,188 +1,267 @@
-"""Every setting reaches what it is a setting of: changed alone, where it matters, it changes a tiny run.
-
-A setting that several paths read (TRPO and PPO, baseline and critic) has a case for each.
-"""
+"""Every setting of ``MAMLConfig`` has the effect it is said to have, in every path that reads it."""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from ray.rllib.core.columns import Columns
+from tiny_runs import (
+    PPO,
+    SINGLE,
+    TINY,
+    Algorithms,
+    NumpyParams,
+    save_expert,
+    tiny_algorithms,
+    tiny_config,
+)
 
-from maml_rl import MAMLConfig
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.policy_file import save_policy
-from maml_rl.rllib.config import TRAINING_FIELDS
+from maml_rl.experiments.training import RESULT_FIELDS, describe
+from maml_rl.learning.meta_update import MetaUpdateSettings
+from maml_rl.learning.ppo import PPOSettings
+from maml_rl.learning.trpo import LineSearch
+from maml_rl.rllib.config import _RULES, TRAINING_FIELDS
 
-EXPERT = "expert.safetensors"
-TINY: dict[str, Any] = {
-    "inner_lr": 0.1,
-    "meta_batch_size": 3,
-    "episodes_per_task": 4,
-    "horizon": 8,
-    "hidden_sizes": (6, 6),
-    "cg_iterations": 3,
+Changes = dict[str, tuple[dict[str, Any], Any]]
+"""By the name of a path: settings with which a field matters there, and another value of the field."""
+
+EXPERT = {"expert": "EXPERT", "max_kl": 1.0}
+GUIDED_PPO = PPO | EXPERT
+BACKTRACKED = {"max_kl": 1.0}
+"""A trust region in which the quadratic model of the KL is wrong: the first lengths tried are refused."""
+CLIPPED = PPO | {"lr": 0.1, "clip_param": 0.05}
+FAR_PPO = PPO | {"lr": 0.1, "max_kl": 0.01}
+"""The same for PPO."""
+BOUND = {"initial_std": 0.3, "inner_lr": 0.02}
+
+EFFECTS: dict[str, Changes] = {
+    "env_config": {"trpo": ({}, {"reward": "squared_distance"})},
+    "seed": {"trpo": ({}, 1), "ppo": (PPO, 1), "critic": (SINGLE, 1)},
+    "inner_lr": {"trpo": ({}, 0.2), "ppo": (PPO, 0.2), "learned": ({"learn_inner_lr": True}, 0.2)},
+    "inner_steps": {"trpo": ({}, 2), "none": ({}, 0), "ppo": (PPO, 2)},
+    "context_size": {"trpo": ({}, 2), "ppo": (PPO, 2)},
+    "learn_inner_lr": {"trpo": ({}, True), "ppo": (PPO, True)},
+    "first_order": {
+        "trpo": ({"inner_lr": 0.2}, True),
+        "exact": ({"inner_lr": 0.2, "hvp": "exact"}, True),
+        "ppo": (PPO | {"inner_lr": 0.2}, True),
+    },
+    "expert": {"trpo": ({"max_kl": 1.0}, "EXPERT"), "ppo": (PPO | {"max_kl": 1.0}, "EXPERT")},
+    "expert_std_scale": {"trpo": (EXPERT, 0.5), "ppo": (GUIDED_PPO, 0.5)},
+    "expert_clip": {"trpo": (EXPERT, True), "ppo": (GUIDED_PPO, True)},
+    "meta_batch_size": {"trpo": ({}, 4), "ppo": (PPO, 4)},
+    "episodes_per_task": {"trpo": ({}, 5), "ppo": (PPO, 5)},
+    "horizon": {"trpo": ({}, 5), "ppo": (PPO, 5)},
+    "gamma": {"trpo": ({}, 0.5), "ppo": (PPO, 0.5), "critic": (SINGLE, 0.5)},
+    "gae_lambda": {"trpo": ({}, 0.5), "ppo": (PPO, 0.5), "critic": (SINGLE, 0.5)},
+    "baseline_ridge": {"trpo": ({}, 10.0), "ppo": (PPO, 10.0), "one policy": ({"inner_steps": 0}, 10.0)},
+    "outer_update": {"adapted": ({"max_kl": 0.5}, "ppo"), "one policy": ({"inner_steps": 0}, "ppo")},
+    "max_kl": {"trpo": ({}, 0.001), "ppo": (PPO, 0.005), "one policy": (SINGLE, 0.005)},
+    "hvp": {"trpo": ({"hvp_step": 0.1}, "exact")},
+    "hvp_step": {"trpo": ({}, 0.3)},
+    "curvature_fraction": {"finite difference": ({}, 0.5), "exact": ({"hvp": "exact"}, 0.5)},
+    "cg_iterations": {"trpo": ({}, 1)},
+    "cg_residual_tol": {"trpo": ({}, 0.1)},
+    "cg_damping": {"trpo": ({}, 1.0)},
+    "line_search_steps": {"trpo": (BACKTRACKED, 1), "ppo": (FAR_PPO, 1)},
+    "line_search_ratio": {"trpo": (BACKTRACKED, 0.3), "ppo": (FAR_PPO, 0.3)},
+    "lr": {"ppo": (PPO, 0.005), "one policy": (SINGLE, 0.005), "expert": (GUIDED_PPO, 0.005)},
+    "num_epochs": {"ppo": (PPO, 2), "one policy": (SINGLE, 2), "expert": (GUIDED_PPO, 2)},
+    "minibatch_size": {"ppo": (PPO, 54), "one policy": (SINGLE, 54), "expert": (GUIDED_PPO, 54)},
+    "clip_param": {"ppo": (CLIPPED, 0.3), "one policy": (CLIPPED | SINGLE, 0.3)},
+    "hidden_sizes": {"trpo": ({}, (4, 4))},
+    "activation": {"trpo": ({}, "tanh"), "ppo": (PPO, "tanh")},
+    "initial_std": {"trpo": ({}, 0.5), "ppo": (PPO, 0.5)},
+    "min_std": {"trpo": (BOUND, 0.4), "ppo": (PPO | BOUND, 0.4), "expert": (EXPERT | BOUND, 0.4)},
 }
-PPO = {"outer_update": "ppo", "minibatch_size": 40, "num_epochs": 3, "lr": 0.01}
-PPO_ALONE = PPO | {"inner_steps": 0}
-"""No inner steps: the critic takes the baseline's place."""
-LONG_STEPS = PPO | {"lr": 0.1, "max_kl": 0.05}
-"""So that the line search has to go back."""
-GUIDED = {"expert": EXPERT}
-UNTRUSTED = {"max_kl": 20.0}
-"""A trust region larger than the model holds in, where TRPO's line search has to go back."""
+CASES = [(name, path) for name, changes in EFFECTS.items() for path in changes]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One setting changed, among others that make it matter."""
-
-    name: str
-    value: Any
-    among: dict[str, Any] = field(default_factory=dict)
+@pytest.fixture(scope="module")
+def algorithms(local_ray: None) -> Iterator[Algorithms]:
+    with tiny_algorithms() as found:
+        yield found
 
 
-CASES = [
-    Case("inner_lr", 0.5),
-    Case("inner_lr", 0.5, PPO),
-    Case("inner_lr", 0.5, {"learn_inner_lr": True}),
-    Case("inner_lr", 0.5, {"context_size": 2}),
-    Case("inner_steps", 2),
-    Case("inner_steps", 0),
-    Case("inner_steps", 2, PPO),
-    Case("context_size", 2),
-    Case("learn_inner_lr", True),
-    Case("learn_inner_lr", True, PPO),
-    Case("first_order", True),
-    Case("first_order", True, {"hvp": "exact"}),
-    Case("first_order", True, PPO),
-    Case("first_order", True, GUIDED),
-    Case("expert", EXPERT),
-    Case("expert", EXPERT, PPO),
-    Case("expert_std_scale", 0.5, GUIDED),
-    Case("expert_clip", True, GUIDED),
-    Case("expert_clip", True, GUIDED | PPO),
-    Case("meta_batch_size", 4),
-    Case("episodes_per_task", 5),
-    Case("horizon", 7),
-    Case("gamma", 0.5),
-    Case("gamma", 0.5, PPO_ALONE),
-    Case("gae_lambda", 0.5),
-    Case("gae_lambda", 0.5, PPO_ALONE),
-    Case("baseline_ridge", 1e3),
-    Case("baseline_ridge", 1e3, PPO),
-    Case("outer_update", "ppo"),
-    Case("max_kl", 0.001),
-    Case("max_kl", 0.001, GUIDED),
-    Case("max_kl", 1e-4, PPO),
-    Case("max_kl", 1e-4, PPO_ALONE),
-    Case("hvp", "exact"),
-    Case("hvp_step", 0.3),
-    Case("curvature_fraction", 0.5),
-    Case("curvature_fraction", 0.5, {"hvp": "exact"}),
-    Case("cg_iterations", 1),
-    Case("cg_residual_tol", 1.0),
-    Case("cg_damping", 1.0),
-    Case("line_search_steps", 1, UNTRUSTED),
-    Case("line_search_steps", 1, LONG_STEPS),
-    Case("line_search_ratio", 0.1, UNTRUSTED),
-    Case("line_search_ratio", 0.1, LONG_STEPS),
-    Case("lr", 0.02, PPO),
-    Case("lr", 0.02, PPO_ALONE),
-    Case("num_epochs", 1, PPO),
-    Case("num_epochs", 1, PPO_ALONE),
-    Case("minibatch_size", 20, PPO),
-    Case("minibatch_size", 20, PPO_ALONE),
-    Case("clip_param", 0.01, PPO),
-    Case("clip_param", 0.01, PPO_ALONE),
-    Case("hidden_sizes", (7, 6)),
-    Case("hidden_sizes", (6,)),
-    Case("activation", "tanh"),
-    Case("initial_std", 0.5),
-    Case("min_std", 2.0),
-    Case("seed", 1),
-    Case("env_config", {"reward": "squared_distance"}),
-]
+@dataclass
+class Runs:
+    """Parameters after an iteration, by settings; every run is made once."""
+
+    algorithms: Algorithms
+    expert: str
+    known: dict[str, NumpyParams] = field(default_factory=dict)
+
+    def __call__(self, settings: dict[str, Any]) -> NumpyParams:
+        settings = {k: self.expert if v == "EXPERT" else v for k, v in settings.items()}
+        key = repr(sorted(settings.items()))
+        if key not in self.known:
+            self.known[key], (result,) = self.algorithms.train(1, **settings)
+            # Of two refused updates nothing could be told.
+            assert result["step_accepted"] or settings.get("line_search_steps") == 1
+        return self.known[key]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def in_a_folder_with_an_expert(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """An expert told the goal, whose mean actions lie partly outside the box."""
-    folder = tmp_path_factory.mktemp("expert")
-    spec = GaussianMLP(4, 2, (5,))
-    params = {name: value.numpy() for name, value in spec.init_params(7).items()}
-    params["mean.bias"] += np.float32(1.5)
-    save_policy(folder / EXPERT, spec, params, {})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield
-    run_with.cache_clear()
+@pytest.fixture(scope="module")
+def runs(algorithms: Algorithms, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(algorithms, save_expert(tmp_path_factory.mktemp("expert") / "expert.safetensors"))
 
 
-def config_with(**settings: Any) -> MAMLConfig:
-    settings = TINY | settings
-    config = MAMLConfig().environment("maml_rl/PointNav-v0", env_config=settings.pop("env_config", {}))
-    return config.debugging(seed=settings.pop("seed", 0)).training(**settings)
+def differ(a: NumpyParams, b: NumpyParams) -> bool:
+    return any(k not in b or b[k].shape != v.shape or not np.array_equal(b[k], v) for k, v in a.items())
 
 
-@functools.cache
-def run_with(settings: tuple[tuple[str, Any], ...]) -> dict[str, np.ndarray]:
-    """Meta-parameters after two iterations."""
-    algo = config_with(**dict(settings)).build_algo()
-    try:
-        for _ in range(2):
-            algo.train()
-        return algo.meta_params()
-    finally:
-        algo.stop()
+# --- every field
 
 
-def parameters(**settings: Any) -> dict[str, np.ndarray]:
-    if "env_config" in settings:  # not hashable
-        return run_with.__wrapped__(tuple(settings.items()))
-    return run_with(tuple(sorted(settings.items())))
+def test_every_field_has_an_entry() -> None:
+    assert set(EFFECTS) == {*TRAINING_FIELDS, "seed", "env_config"}
+    # What has a rule but no effect on the parameters: how long a rollout may take.
+    assert set(_RULES) - set(EFFECTS) == {"sample_timeout_s"}
 
 
-def test_every_setting_has_a_case() -> None:
-    assert {case.name for case in CASES} == {*TRAINING_FIELDS, "seed", "env_config"}
+@pytest.mark.parametrize(("name", "path"), CASES, ids=[f"{name}-{path}" for name, path in CASES])
+def test_every_field_changes_the_parameters(name: str, path: str, runs: Runs) -> None:
+    settings, value = EFFECTS[name][path]
+    other = (TINY | {name: tiny_config(**settings).__dict__.get(name)} | settings).get(name)
+    assert other != value, "the table must change something"
+    assert differ(runs(settings), runs(settings | {name: value}))
+
+
+# --- from the configuration to the updates
+
+
+def unusual(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "exact"
+    return value + 3 if isinstance(value, int) else value * 0.77
+
+
+def settings_of(kind: type) -> dict[str, Any]:
+    """Another value than the default's for all that the update's settings hold, under the configuration's names."""
+    default = tiny_config()
+    names = {f.name for f in fields(kind)} - {"line_search"} | {"line_search_steps", "line_search_ratio"}
+    return {name: unusual(getattr(default, name)) for name in names}
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: "-".join([case.name, str(case.value)[:12], *map(str, case.among)])
+    ("kind", "method"), [(MetaUpdateSettings, "meta_update_settings"), (PPOSettings, "ppo_settings")]
 )
-def test_a_changed_setting_changes_the_result(case: Case) -> None:
-    as_it_was = parameters(**case.among)
-    changed = parameters(**case.among | {case.name: case.value})
-    assert as_it_was.keys() != changed.keys() or any(
-        value.shape != changed[name].shape or not np.array_equal(value, changed[name])
-        for name, value in as_it_was.items()
-    )
+def test_every_setting_of_an_update_is_the_configurations(kind: type, method: str) -> None:
+    chosen = settings_of(kind)
+    settings = getattr(tiny_config(**chosen), method)()
+    search = LineSearch(chosen.pop("line_search_steps"), chosen.pop("line_search_ratio"))
+    assert {f.name: getattr(settings, f.name) for f in fields(kind)} == chosen | {"line_search": search}
 
 
-# --- and in the right direction
+def test_a_description_of_a_run_holds_every_field() -> None:
+    assert set(RESULT_FIELDS) == {*EFFECTS, "env"}
+    chosen = {n: unusual(getattr(tiny_config(), n)) for n in ("gamma", "seed", "lr", "cg_damping", "min_std")}
+    described = describe(tiny_config(hidden_sizes=(9, 8), **chosen), "point-nav", "maml", 3)["config"]
+    assert set(RESULT_FIELDS) <= set(described)
+    assert {name: described[name] for name in chosen} == chosen
+    assert described["hidden_sizes"] == [9, 8]
 
 
-def test_the_trust_region_is_kept() -> None:
-    for settings in ({"max_kl": 0.003}, PPO | {"max_kl": 0.003}, PPO_ALONE | {"max_kl": 0.003}, GUIDED):
-        algo = config_with(**settings).build_algo()
-        result = algo.train()
-        algo.stop()
-        assert 0 < result["kl"] <= settings.get("max_kl", 0.01), settings
+# --- the right effects
 
 
-def test_an_expert_on_disk_is_the_one_that_is_imitated() -> None:
-    """With an expert that asks for much action, the adapted policies' means grow; without, they do not."""
-    means = {}
-    for name, settings in (("guided", GUIDED | {"max_kl": 1.0}), ("maml", {"max_kl": 1.0})):
-        means[name] = parameters(**settings)["mean.bias"].mean()
-    assert means["guided"] > means["maml"] + 0.1
+@pytest.mark.parametrize(
+    "settings", [{}, PPO | {"lr": 0.05}, SINGLE | {"lr": 0.05}], ids=["trpo", "ppo", "one policy"]
+)
+@pytest.mark.parametrize("max_kl", [0.1, 0.003])
+def test_an_update_stays_within_max_kl(
+    settings: dict[str, Any], max_kl: float, algorithms: Algorithms
+) -> None:
+    _, (result,) = algorithms.train(1, **(settings | {"max_kl": max_kl, "cg_iterations": 10}))
+    assert result["step_accepted"]
+    assert 0.2 * max_kl < result["kl"] <= max_kl
 
 
-def test_a_files_path_is_found_from_other_folders() -> None:
-    config = config_with(**GUIDED)
-    config.validate()
-    assert Path(config.expert or "").is_absolute()
+@pytest.mark.parametrize("settings", [BACKTRACKED, FAR_PPO], ids=["trpo", "ppo"])
+def test_the_line_search_tries_as_often_as_it_is_told(
+    settings: dict[str, Any], algorithms: Algorithms
+) -> None:
+    _, (free,) = algorithms.train(1, **settings)
+    needed = int(free["backtracks"])
+    assert needed >= 1
+    assert free["step_accepted"]
+    _, (enough,) = algorithms.train(1, **settings, line_search_steps=needed + 1)
+    assert (enough["step_accepted"], enough["backtracks"]) == (1, needed)
+    _, (few,) = algorithms.train(1, **settings, line_search_steps=needed)
+    assert (few["step_accepted"], few["backtracks"]) == (0, needed)
+    assert few["kl"] == 0
+
+
+def test_a_refused_step_changes_no_parameter(algorithms: Algorithms) -> None:
+    algo = algorithms.build(tiny_config(**BACKTRACKED, line_search_steps=1))
+    before = algo.meta_params()
+    assert algo.train()["step_accepted"] == 0
+    assert not differ(algo.meta_params(), before)
+
+
+@pytest.mark.parametrize("settings", [PPO, SINGLE], ids=["ppo", "one policy"])
+def test_ppo_takes_a_step_of_lr_per_minibatch_and_epoch(
+    settings: dict[str, Any], algorithms: Algorithms
+) -> None:
+    """Adam's first step is ``lr`` in every coordinate whose gradient is well above its epsilon, never more."""
+
+    def largest_move(**fields: Any) -> float:
+        algo = algorithms.build(tiny_config(**(settings | {"max_kl": 100.0} | fields)))
+        before = algo.meta_params()
+        assert algo.train()["backtracks"] == 0
+        return max(float(np.abs(v - before[k]).max()) for k, v in algo.meta_params().items())
+
+    whole = {"minibatch_size": 54}
+    assert largest_move(lr=0.01, num_epochs=1, **whole) == pytest.approx(0.01, rel=0.02)
+    assert largest_move(lr=0.002, num_epochs=1, **whole) == pytest.approx(0.002, rel=0.02)
+    assert 0.02 < largest_move(lr=0.01, num_epochs=3, **whole) <= 0.0301
+    assert 0.02 < largest_move(lr=0.01, num_epochs=1, minibatch_size=18) <= 0.0301
+
+
+@pytest.mark.parametrize("settings", [{}, PPO], ids=["trpo", "ppo"])
+def test_no_action_is_drawn_with_less_than_min_std(settings: dict[str, Any], algorithms: Algorithms) -> None:
+    algo = algorithms.build(tiny_config(**settings, **BOUND, min_std=0.4, episodes_per_task=40))
+    before = algo.meta_params()
+    np.testing.assert_allclose(before["log_std"], math.log(0.3), rtol=1e-6)
+    tasks = algo._sample_tasks()
+    (trajectories,) = algo._collect(tasks, {k: v[None] for k, v in before.items()}, 0)
+    # From the origin, where zero biases make the mean zero, the first actions are the noise alone.
+    first = np.concatenate([t.actions[:, 0] for t in trajectories])
+    assert first.std() == pytest.approx(0.4, rel=0.15)
+    assert algo.train()["step_accepted"]
+    # Below the bound there is no gradient: what was not adapted is not trained either.
+    np.testing.assert_array_equal(algo.meta_params()["log_std"], before["log_std"])
+
+
+def test_initial_values_are_those_of_the_configuration(algorithms: Algorithms) -> None:
+    config = tiny_config(initial_std=0.3, inner_lr=0.07, learn_inner_lr=True, hidden_sizes=(6, 5))
+    params = algorithms.build(config).meta_params()
+    np.testing.assert_allclose(np.exp(params["log_std"]), 0.3, rtol=1e-6)
+    shapes = {"hidden.0.weight": (6, 2), "hidden.1.weight": (5, 6), "mean.weight": (2, 5)}
+    assert {name: params[name].shape for name in shapes} == shapes
+    for name, value in params.items():
+        if name.startswith("inner_lr."):
+            np.testing.assert_allclose(value, 0.07, rtol=1e-6)
+
+
+def test_the_module_acts_as_the_policy_that_is_trained(algorithms: Algorithms) -> None:
+    config = tiny_config(**BOUND, min_std=0.4, activation="tanh", hidden_sizes=(4, 3), context_size=2)
+    algo = algorithms.build(config)
+    algo.train()
+    module = algo.get_module()
+    observations = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    spec = config.policy_spec(*algo.spaces["__env__"])
+    stacked = {name: torch.from_numpy(value)[None] for name, value in algo.meta_params().items()}
+    expected = spec(stacked, observations[None])
+    out = module.forward_inference({Columns.OBS: observations})[Columns.ACTION_DIST_INPUTS]
+    torch.testing.assert_close(out[:, :2], expected.mean[0])
+    torch.testing.assert_close(out[:, 2:].exp(), torch.full((5, 2), 0.4))
