@@ -154,9 +154,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str,
     """A tiny run of each method, evaluated on the paper's goals."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "maml_rl.tools.ray_start.start_ray", lambda *args: None
-        )  # the tests' Ray is running
+        patch.setattr("maml_rl.tools.ray_start.start_ray", lambda *args: None)  # the tests' Ray is running
         for method in METHODS:
             path = tmp_path_factory.mktemp("methods") / method
             size = ["--meta-batch-size", "4", "--episodes-per-task", "3"]
