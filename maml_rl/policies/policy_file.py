@@ -42,7 +42,7 @@ class PolicyFile:
     spec: GaussianMLP
     params: Params
     info: dict[str, Any]
-    sha256: str
+    sha256: str = ""
     state: dict[str, np.ndarray] = field(default_factory=dict)
 
 

@@ -201,7 +201,7 @@ def test_every_field_of_a_policy_file_changes_the_measurement(name: str) -> None
         assert (HeldOut(first).episodes, HeldOut(other).episodes) == (40, 20)
     elif name == "env":
         other = policy_file(env=OTHER_INFO["env"], env_config={})
-        made = [HeldOut(policy, episodes=2).make_env() for policy in (first, other)]
+        made = [HeldOut(p, episodes=2, env=OTHER_INFO["env"]).make_env() for p in (first, other)]
         assert [type(env).__name__ for env in made] == ["PointNav", "ToyEnv"]
     else:
         (returns, described), (other_returns, other_described) = measured(first), measured(other)
@@ -248,7 +248,7 @@ ARGUMENTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_argument_changes_the_measurement(name: str) -> None:
-    assert set(ARGUMENTS) == set(HeldOut.__init__.__kwdefaults__)
+    assert {*ARGUMENTS, "env"} == set(HeldOut.__init__.__kwdefaults__)
     first, second = measured(policy_file()), measured(policy_file(), **{name: ARGUMENTS[name]})
     assert first[0] != second[0]
     assert first[1] != second[1]

@@ -15,8 +15,9 @@ from tiny_runs import Algorithms, NumpyParams, tiny_algorithms, tiny_config
 from maml_rl.experiments import training
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.run import POLICY_FIELDS, Run
-from maml_rl.experiments.training import COLUMNS, TrainingRun, describe
-from maml_rl.policies.policy_file import load_policy
+from maml_rl.experiments.training import COLUMNS, RecentReturns, TrainingRun, describe
+from maml_rl.policies.policy_file import POLICY, load_policy
+from maml_rl.tools.run_directory import CHECKPOINT
 
 ITERATIONS = 4
 SETTINGS: dict[str, Any] = {
@@ -51,28 +52,27 @@ def trained(algorithms: Algorithms) -> tuple[list[NumpyParams], list[dict[str, A
 
 
 @pytest.fixture(scope="module")
-def published() -> list[tuple[int, str]]:
-    """Iterations and names of the checkpoints of ``run``, in order."""
+def saved() -> list[tuple[str, int]]:
+    """Names and iterations of the files that ``run`` saved, in order."""
     return []
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, local_ray: None, published: list[tuple[int, str]]) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, local_ray: None, saved: list[tuple[str, int]]) -> Run:
     """The same, as a run on disk; the best policy is chosen by the mean of two iterations."""
-    publish = Run.publish
+    save_policy = training.save_policy
 
-    def record(self: Run, written: Path, iteration: int, names: list[str]) -> None:
-        published.extend((iteration, name) for name in names)
-        publish(self, written, iteration, names)
+    def record(path: Path, spec: Any, params: Any, info: Any, state: Any = None) -> None:
+        saved.append((path.name, info["iteration"]))
+        save_policy(path, spec, params, info, state)
 
     config = tiny_config(**SETTINGS)
-    run = Run.create(
-        tmp_path_factory.mktemp("training") / "run", describe(config, "point-nav", "maml", ITERATIONS)
-    )
+    run = Run(tmp_path_factory.mktemp("training") / "run")
+    description = describe(config, "point-nav", "maml", ITERATIONS, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "BEST_WINDOW", 2)
-        patch.setattr(Run, "publish", record)
-        TrainingRun(config, run, "point-nav", "maml", ITERATIONS, checkpoint_every=3)()
+        patch.setattr(training, "save_policy", record)
+        TrainingRun(config, run, "point-nav", "maml", ITERATIONS, description, checkpoint_every=3)()
     return run
 
 
@@ -103,16 +103,14 @@ def test_the_policy_is_the_one_that_was_rolled_out_best(run: Run, trained: Any) 
     assert policy.info["return_post"] == pytest.approx(means[best])
 
 
-def test_checkpoints_are_as_frequent_as_asked_for(
-    run: Run, published: list[tuple[int, str]], trained: Any
-) -> None:
-    assert [iteration for iteration, name in published if name == "latest"] == [3, 4]
+def test_checkpoints_are_as_frequent_as_asked_for(run: Run, saved: list[tuple[str, int]]) -> None:
+    assert [iteration for name, iteration in saved if name == CHECKPOINT] == [3, 4]
     means, best = [row["return_post"] for row in run.progress()], []
     means = [np.mean(means[max(0, i - 1) : i + 1]) for i in range(ITERATIONS)]
     for i, mean in enumerate(means):
         if all(mean > earlier for earlier in means[:i]):
-            best.append(i + 1)
-    assert [iteration for iteration, name in published if name == "best"] == best
+            best.append(i)  # rolled out before the update of iteration i + 1
+    assert [iteration for name, iteration in saved if name == POLICY] == best
 
 
 def test_the_latest_checkpoint_is_the_last_update(run: Run, trained: Any) -> None:
@@ -144,16 +142,24 @@ def test_the_description_says_what_was_asked_for(run: Run) -> None:
 
 
 def test_a_refused_iteration_is_never_among_the_best() -> None:
-    nan = float("nan")
-    assert training._recent_mean([1.0, 2.0, 6.0]) == 3.0
-    assert training._recent_mean([100.0, *[1.0] * training.BEST_WINDOW]) == 1.0
-    assert training._recent_mean([5.0, nan, 7.0]) == -np.inf
-    assert training._recent_mean([nan, *[2.0] * training.BEST_WINDOW]) == 2.0
+    def after(*returns: float) -> tuple[float, float]:
+        recent = RecentReturns()
+        for value in returns:
+            recent.add(value)
+        return recent.mean, recent.best
+
+    nan, inf = float("nan"), float("inf")
+    assert after() == (-inf, -inf)
+    assert after(1.0, 2.0, 6.0) == (3.0, 3.0)
+    assert after(100.0, *[1.0] * training.BEST_WINDOW) == (1.0, 100.0)
+    assert after(5.0, nan, 7.0) == (-inf, 5.0)
+    assert after(nan, *[2.0] * training.BEST_WINDOW) == (2.0, 2.0)
 
 
 def test_a_run_may_start_from_given_parameters(algorithms: Algorithms, trained: Any, tmp_path: Path) -> None:
     params, _ = trained
     config = tiny_config(**SETTINGS)
-    run = Run.create(tmp_path / "run", describe(config, "point-nav", "maml", 1))
-    TrainingRun(config, run, "point-nav", "maml", 1, start_from=params[2])()
+    run = Run(tmp_path / "run")
+    description = describe(config, "point-nav", "maml", 1)
+    TrainingRun(config, run, "point-nav", "maml", 1, description, start_from=params[2])()
     assert_same(load_policy(run.policy_path("best")).params, params[2])
