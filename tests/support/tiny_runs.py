@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.policies.mlp import GaussianMLP
@@ -79,9 +80,11 @@ class Algorithms:
 
 @contextmanager
 def tiny_algorithms() -> Iterator[Algorithms]:
-    """``Algorithms``, for a fixture."""
-    algorithms = Algorithms()
+    """``Algorithms``, for a fixture; on one thread, which on matrices of this size is the fastest."""
+    algorithms, threads = Algorithms(), torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield algorithms
     finally:
+        torch.set_num_threads(threads)
         algorithms.stop()
