@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -270,3 +271,12 @@ def test_conjugate_gradient_settings_are_used() -> None:
         trust_region_step(start, gradient, operator, evaluate, loss_before=9.0, max_kl=0.01, **settings)  # type: ignore[arg-type]
         counts.append(operator.products)
     assert counts == [2, 5, 0]
+
+
+def test_defaults_are_the_published_ones() -> None:
+    for function in (natural_step, trust_region_step):
+        defaults = inspect.signature(function).parameters
+        assert (defaults["cg_iterations"].default, defaults["cg_residual_tol"].default) == (10, 1e-10)
+    defaults = inspect.signature(conjugate_gradient).parameters
+    assert (defaults["iterations"].default, defaults["residual_tol"].default) == (10, 1e-10)
+    assert (LineSearch().steps, LineSearch().ratio) == (15, 0.8)

@@ -20,6 +20,7 @@ from supervised.experiments import experiment as experiment_module
 from supervised.experiments.config import ExperimentConfig
 from supervised.experiments.evaluation import evaluate
 from supervised.experiments.experiment import Experiment
+from supervised.learning.meta_step import adaptation_curve
 from supervised.learning.trainer import MetaTrainer
 
 TINY: dict[str, Any] = {
@@ -230,3 +231,15 @@ def test_miniimagenets_classes_are_not_turned() -> None:
     experiment.__dict__["images"] = ImageSplits(*parts)
     for sampler in (experiment.training_sampler, experiment.test_sampler):
         assert len(corners(sampler(np.random.default_rng(0), 30).query.inputs)) == 1
+
+
+def test_validation_returns_loss_and_accuracy_after_the_last_step() -> None:
+    experiment = experiment_with(test_steps=2)
+    params = experiment.trainer(torch.device("cpu")).params
+    measured = experiment.problem.validate(params)
+    drawn = experiment.validation_sampler(stream(0, Purpose.VALIDATION), TINY["validation_episodes"])
+    curve = adaptation_curve(experiment.learner, params, drawn, 2, 6)
+    assert measured.accuracies is not None
+    assert curve.accuracies is not None
+    torch.testing.assert_close(measured.losses, curve.losses[-1])
+    torch.testing.assert_close(measured.accuracies, curve.accuracies[-1])
