@@ -14,11 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
 import numpy as np
-import ray
 import torch
 from straightforward_port import Task
 from straightforward_port import meta_update as port_meta_update
@@ -31,6 +27,7 @@ from maml_rl.experiments.presets import point_nav
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_in_chunks, meta_update
 from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.tools.ray_start import start_ray
 from maml_rl.tools.threads import threads_over_chunks
 
 SPEC = GaussianMLP(2, 2)
@@ -154,7 +151,7 @@ def own_peak_mib() -> float:
 def main() -> None:
     """Measure everything and print the tables."""
     port_rollout, port_update, difference = port_times()
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(None)
     port_total = port_rollout + port_update
     print(f"torch threads: {torch.get_num_threads()}, cores: {os.cpu_count()}\n")
     print("| meta-batch 20 | rollouts, both phases | adaptation | meta-update | iteration | of the port |")

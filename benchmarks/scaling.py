@@ -6,12 +6,8 @@ Markdown table. The second core of a virtual machine may be half a physical one:
 
 from __future__ import annotations
 
-import os
 import time
 from multiprocessing import get_context
-
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import numpy as np
 import ray
@@ -22,6 +18,7 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.tools.ray_start import start_ray
 
 PRESETS = ("point-nav", "half-cheetah-vel", "ant-vel")
 SECONDS = 10.0
@@ -69,7 +66,7 @@ def machine_gain(preset: str) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    start_ray(None)
     print("| preset | 1 runner, steps/s | 2 runners, steps/s | ratio | two plain processes over one |")
     print("|---|---|---|---|---|")
     for preset in PRESETS:
