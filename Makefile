@@ -22,7 +22,7 @@ SINUSOID := $(foreach m,maml pretrained oracle context-vector multi-task multi-t
 CONTEXT := $(foreach p,omniglot-5w1s omniglot-5w5s,$(p).maml $(p).context-vector)
 # Shell commands of $(1) that train runs/paper/PRESET.METHOD, or go on with it.
 trained = run=$(@D); name=$*; \
-	if [ -e $$run/checkpoints/latest ]; then $(BIN)/$(1) train --resume $$run; \
+	if [ -e $$run/checkpoint.safetensors ]; then $(BIN)/$(1) train --resume $$run; \
 	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name##*.} --output $$run; fi
 
 .PHONY: train figure4 figure5 table1 table2 table3 test test-slow mutants audit lint format setup clean

@@ -85,6 +85,7 @@ class MAML(Algorithm):
             )
         env.close()
         self._refusals = 0
+        self._measured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._expert = expert
         super().setup(config)
         self._brief_learner()
@@ -92,7 +93,7 @@ class MAML(Algorithm):
     def training_step(self) -> None:
         """One meta-update; run again from its start if trajectories or the learner were lost with their node."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            self._measured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+            self._measured.clear()
             try:
                 self._meta_iteration()
                 break

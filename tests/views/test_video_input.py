@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Run:
     [
         (["--task", "0.3"], "task is [0.3]; a task of maml_rl/PointNav-v0 has 2 number(s)"),
         (["--task", "3", "0"], "PointNav.set_task: task is array([3., 0.]); allowed: Box(-0.5, 0.5"),
-        (["--task", "nan", "0"], "PointNav.set_task: task is array([nan,  0.])"),
+        (["--task", "nan", "0"], "PointNav.set_task: task is array([nan, 0.])"),
         (["--steps", "0"], "steps is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--size", "10", "80"], "size is 10 x 80; both must be from 64 to 2048 pixels"),
