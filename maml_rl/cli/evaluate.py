@@ -149,11 +149,8 @@ def _measure(held_out: HeldOut, num_workers: int | None, address: str | None) ->
 
         if num_workers == 0:
             return evaluate_here(held_out.make_env(), held_out.protocol, tasks, on_progress=show)
-        import ray
-
         from maml_rl.experiments.parallel_evaluation import evaluate_in_parallel
         from maml_rl.tools.ray_start import start_ray
 
-        if not ray.is_initialized():
-            start_ray(address, num_workers)
+        start_ray(address, num_workers)
         return evaluate_in_parallel(held_out.make_env, held_out.protocol, tasks, on_progress=show)

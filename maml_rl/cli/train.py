@@ -20,8 +20,9 @@ from maml_rl.experiments.presets import EXPERIMENTS
 from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import TrainingRun, describe
 from maml_rl.policies.policy_file import PolicyFile
-from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.resources import check_resources
+from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.command_line import print_json, shell_line
 from maml_rl.tools.options import explanations, given, option_groups
 from maml_rl.tools.ray_start import start_ray

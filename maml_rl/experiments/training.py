@@ -17,9 +17,10 @@ from maml_rl.envs.naming import naming_options
 from maml_rl.experiments.methods import MethodName
 from maml_rl.experiments.run import Run
 from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
-from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.learner import NumpyParams
 from maml_rl.rllib.maml import MAML, TrainingState
+from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.command_line import shell_line
 from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible

@@ -24,6 +24,8 @@ from maml_rl.tools.user_folder import USER_FOLDER
 def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     """Connect to ``address`` or RAY_ADDRESS, or start a local Ray with ``num_cpus`` (default: the machine's).
 
+    A process has one Ray: one that it is connected to already stays.
+
     A local Ray listens on all of the machine's addresses, so it asks for a token that only this process and its
     children know, unless the user has chosen RAY_AUTH_MODE. Its processes find modules of the present folder, which
     ``USER_FOLDER`` names, after all others, as this one does.
@@ -31,6 +33,8 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     Raises:
         RunError: no cluster answers at the address.
     """
+    if ray.is_initialized():
+        return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}

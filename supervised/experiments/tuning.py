@@ -72,13 +72,11 @@ def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict
     """
     if samples < 1:
         raise ConfigError(f"samples is {samples}; it must be 1 or more")
-    import ray
     from ray import tune
 
     from maml_rl.tools.ray_start import start_ray
 
-    if not ray.is_initialized():
-        start_ray(None)
+    start_ray(None)
     parameters = {
         name: tune.loguniform(*values) if isinstance(values, tuple) else tune.choice(values)
         for name, values in space.items()

@@ -12,7 +12,8 @@ from maml_rl.cli import app
 from maml_rl.cli.train import GROUPS
 from maml_rl.experiments.methods import configure
 from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
-from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.options import explanations
 from supervised import cli as supervised_cli
 from supervised.experiments.config import ExperimentConfig

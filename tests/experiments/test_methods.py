@@ -153,19 +153,17 @@ def test_contradicting_settings(fields: dict[str, Any], message: str) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> dict[str, Path]:
     """A tiny run of each method, evaluated on the paper's goals."""
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maml_rl.tools.ray_start.start_ray", lambda *args: None)  # the tests' Ray is running
-        for method in METHODS:
-            path = tmp_path_factory.mktemp("methods") / method
-            size = ["--meta-batch-size", "4", "--episodes-per-task", "3"]
-            iterations = "0" if method == "random" else "2"
-            arguments = ["--method", method, "--iterations", iterations, "--output", str(path)]
-            if method == "guided":
-                arguments += ["--expert", str(found["oracle"])]
-            assert main(["train", "point-nav", *TINY, *size, *arguments]) == 0
-            evaluation = ["--episodes", "3", "--num-workers", "0"]
-            assert main(["evaluate", str(path), *evaluation]) == 0
-            found[method] = path
+    for method in METHODS:
+        path = tmp_path_factory.mktemp("methods") / method
+        size = ["--meta-batch-size", "4", "--episodes-per-task", "3"]
+        iterations = "0" if method == "random" else "2"
+        arguments = ["--method", method, "--iterations", iterations, "--output", str(path)]
+        if method == "guided":
+            arguments += ["--expert", str(found["oracle"])]
+        assert main(["train", "point-nav", *TINY, *size, *arguments]) == 0
+        evaluation = ["--episodes", "3", "--num-workers", "0"]
+        assert main(["evaluate", str(path), *evaluation]) == 0
+        found[method] = path
     return found
 
 
@@ -234,9 +232,8 @@ def test_held_out_tasks_of_tuning_are_not_the_test_tasks(runs: dict[str, Path]) 
 
 
 def test_start_from_a_trained_policy(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("maml_rl.tools.ray_start.start_ray", lambda *args: None)
     command = ["train", "point-nav", *TINY, "--meta-batch-size", "2", "--iterations", "1"]
     begun = tmp_path / "begun"
     assert main([*command, "--start-from", str(runs["maml"]), "--output", str(begun)]) == 0

@@ -7,7 +7,8 @@ import pytest
 
 from maml_rl.experiments.methods import METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
-from maml_rl.rllib.config import TRAINING_FIELDS, MAMLConfig
+from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.rules import TRAINING_FIELDS
 
 # Environment, alpha, episodes, meta-batch, horizon, iterations, max_kl, test episodes.
 SETTINGS = {

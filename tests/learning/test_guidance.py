@@ -183,9 +183,8 @@ def test_an_expert_that_was_told_other_tasks_teaches_no_adaptation(
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_guided_run_on_disk_is_adapted_like_any_other(
-    expert_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    expert_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("maml_rl.tools.ray_start.start_ray", lambda *args: None)
     tiny = ("--horizon", "10", "--meta-batch-size", "3", "--num-env-runners", "0")
     run = ("--iterations", "2", "--output", str(tmp_path / "run"))
     command = ("train", "point-nav", "--method", "guided", "--expert", str(expert_file))
