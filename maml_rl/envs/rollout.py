@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -13,6 +13,9 @@ from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.mlp import GaussianMLP
 from maml_rl.policies.numpy_mlp import NumpyPolicy
+
+FIRST_STEPS = 200
+"""Steps that a rollout has room for at first; longer episodes double it."""
 
 
 class Phase(IntEnum):
@@ -33,56 +36,83 @@ def stream(seed: int, *key: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
+class State(NamedTuple):
+    """What an observer of a rollout is shown: arrays over the episodes.
+
+    Attributes:
+        steps: taken so far.
+        observations: ``[K, obs]``, after this step.
+        actions: of this step ``[K, act]`` in policy units, as sampled; None after the reset, like all that follows.
+        env_actions: what the environment got.
+        active: the episodes that made this step; the others were over before it.
+    """
+
+    steps: int
+    observations: np.ndarray
+    actions: np.ndarray | None = None
+    env_actions: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+    terminated: np.ndarray | None = None
+    truncated: np.ndarray | None = None
+    active: np.ndarray | None = None
+
+
 def rollout(
     env: TaskVectorEnv,
     task: Any,
     spec: GaussianMLP,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
-    on_state: Callable[[int], None] = lambda steps: None,
+    on_state: Callable[[State], None] = lambda state: None,
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
     The result is a function of the arguments alone. Policy actions live in [-1, 1] per dimension: they are
-    scaled to the action box and clipped there, while the trajectories keep them as sampled.
+    scaled to the action box and clipped there, while the trajectories keep them as sampled. Memory follows the
+    longest episode, and not the horizon.
 
     Args:
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
         params: the policy's parameters, not stacked.
-        on_state: called with the number of steps taken after the reset and after every step.
+        on_state: called after the reset and after every step; what it is shown is overwritten later.
     """
     if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
     env_seed, noise_seed = map(int, seed.generate_state(2, np.uint64))
     env.set_task(task)
     observations, _ = env.reset(seed=env_seed)
-    on_state(0)
+    on_state(State(0, observations))
     episodes, horizon = env.num_envs, env.max_episode_steps
     policy = NumpyPolicy(spec, params, episodes)
     low, high = env.single_action_space.low, env.single_action_space.high
     centre, scale = (high + low) / 2, (high - low) / 2
+    noise = np.random.default_rng(noise_seed)
 
-    all_actions = np.random.default_rng(noise_seed).standard_normal(
-        (horizon, episodes, spec.action_size), np.float32
-    )
-    all_actions *= policy.std
-    all_observations = np.zeros((horizon, episodes, spec.observation_size), np.float32)
-    all_rewards = np.zeros((horizon, episodes), np.float32)
+    # As long as has been needed so far: the noise is the same, drawn at once or in parts.
+    all_actions = np.zeros((0, episodes, spec.action_size), np.float32)
+    all_observations = np.zeros((0, episodes, spec.observation_size), np.float32)
+    all_rewards = np.zeros((0, episodes), np.float32)
     lengths = np.full(episodes, horizon)
     alive = np.ones(episodes, bool)
     # Overflow and NaN are no warnings here: the learner finds them and names the task. (Of NaN fmax makes low.)
     with np.errstate(all="ignore"):
         for t in range(horizon):
+            if t == len(all_rewards):
+                more = min(max(t, FIRST_STEPS), horizon - t)
+                drawn = noise.standard_normal((more, episodes, spec.action_size), np.float32)
+                drawn *= policy.std
+                all_actions = np.concatenate([all_actions, drawn])
+                all_observations = _longer(all_observations, more)
+                all_rewards = _longer(all_rewards, more)
             all_observations[t] = observations
             actions = all_actions[t]
             actions += policy.mean(all_observations[t])
-            box_actions = actions * scale
-            box_actions += centre
-            observations, rewards, terminated, truncated, _ = env.step(
-                np.fmin(np.fmax(box_actions, low, out=box_actions), high, out=box_actions)
-            )
+            env_actions = actions * scale
+            env_actions += centre
+            np.fmin(np.fmax(env_actions, low, out=env_actions), high, out=env_actions)
+            observations, rewards, terminated, truncated, _ = env.step(env_actions)
             all_rewards[t] = rewards
-            on_state(t + 1)
+            on_state(State(t + 1, observations, actions, env_actions, rewards, terminated, truncated, alive))
             if terminated.any() or truncated.any():
                 done = terminated | truncated
                 lengths[alive & done] = t + 1
@@ -90,13 +120,18 @@ def rollout(
                 if not alive.any():
                     break
 
-    valid = np.arange(horizon)[:, None] < lengths
+    steps = int(lengths.max())
+    valid = np.arange(steps)[:, None] < lengths
     return Trajectories(
-        observations=_episodes_first(all_observations, valid),
-        actions=_episodes_first(all_actions, valid),
-        rewards=_episodes_first(all_rewards, valid),
+        observations=_episodes_first(all_observations[:steps], valid),
+        actions=_episodes_first(all_actions[:steps], valid),
+        rewards=_episodes_first(all_rewards[:steps], valid),
         lengths=lengths,
     )
+
+
+def _longer(x: np.ndarray, more: int) -> np.ndarray:
+    return np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)])
 
 
 def _episodes_first(x: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from maml_rl.learning.advantages import (
     linear_feature_baseline,
     standardize,
 )
-from maml_rl.learning.trajectories import Trajectories
+from maml_rl.learning.trajectories import Trajectories, padded
 
 
 class Samples(NamedTuple):
@@ -54,10 +54,14 @@ class Samples(NamedTuple):
 def to_tensors(
     trajectories: Sequence[Trajectories], device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Observations, actions, rewards and the mask of valid steps, ``[tasks, episodes, horizon, ...]`` each."""
+    """Observations, actions, rewards and the mask of valid steps, ``[tasks, episodes, horizon, ...]`` each.
+
+    The horizon is that of the longest episode.
+    """
+    arrays = padded(trajectories)
 
     def stack(name: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(t, name) for t in trajectories])).to(device)
+        return torch.from_numpy(np.stack(arrays[name])).to(device)
 
     observations, actions, rewards, lengths = map(stack, ("observations", "actions", "rewards", "lengths"))
     return observations, actions, rewards, torch.arange(rewards.shape[-1], device=device) < lengths[..., None]

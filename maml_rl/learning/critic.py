@@ -33,8 +33,9 @@ class ValueFunction(torch.nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, observation_size: int, width: int = 128) -> None:
+    def __init__(self, observation_size: int, horizon: int, width: int = 128) -> None:
         super().__init__()
+        self._horizon = horizon
         self.net = torch.nn.Sequential(
             torch.nn.Linear(observation_size + 1, width),
             torch.nn.Tanh(),
@@ -49,9 +50,9 @@ class ValueFunction(torch.nn.Module):
         self, observations: Float[Tensor, "*batch horizon observation"]
     ) -> Float[Tensor, "*batch horizon inputs"]:
         """The observations and the fraction of the horizon that has passed."""
-        *batch, horizon, _ = observations.shape
-        time = torch.arange(horizon, device=observations.device) / horizon
-        return torch.cat([observations, time[:, None].expand(*batch, horizon, 1)], dim=-1)
+        *batch, steps, _ = observations.shape
+        time = torch.arange(steps, device=observations.device) / self._horizon
+        return torch.cat([observations, time[:, None].expand(*batch, steps, 1)], dim=-1)
 
     def fit_scale(self, inputs: Float[Tensor, "samples inputs"]) -> None:
         """Take mean and deviation of the inputs, once."""
@@ -71,6 +72,7 @@ class Critic:
         self,
         observation_size: int,
         *,
+        horizon: int,
         gamma: float,
         gae_lambda: float,
         seed: int,
@@ -79,7 +81,7 @@ class Critic:
         self._gamma, self._gae_lambda, self._device = gamma, gae_lambda, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._value = ValueFunction(observation_size).to(device)
+            self._value = ValueFunction(observation_size, horizon).to(device)
         self._optimizer = torch.optim.Adam(self._value.parameters(), lr=LR)
 
     def judge(self, trajectories: Trajectories, generator: torch.Generator) -> tuple[Samples, float]:

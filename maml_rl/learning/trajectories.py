@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trajectories:
-    """K episodes of one task, padded to the horizon; what a runner sends to the learner.
+    """K episodes of one task, padded to the longest; what a runner sends to the learner.
 
-    ``observations [K, H, obs]``, ``actions [K, H, act]`` (policy units, before scaling and clipping) and
-    ``rewards [K, H]`` are float32; episode k holds ``lengths[k]`` valid steps, and the rest is zero.
+    ``observations [K, T, obs]``, ``actions [K, T, act]`` (policy units, before scaling and clipping) and
+    ``rewards [K, T]`` are float32; episode k holds ``lengths[k]`` valid steps, and the rest is zero.
     """
 
     observations: np.ndarray
@@ -38,11 +38,18 @@ class Trajectories:
         return None
 
 
+def padded(trajectories: Sequence[Trajectories]) -> dict[str, list[np.ndarray]]:
+    """The arrays of several tasks by name, all as long as the longest episode of all."""
+    longest = max(t.rewards.shape[1] for t in trajectories)
+    arrays = {field.name: [getattr(t, field.name) for t in trajectories] for field in fields(Trajectories)}
+    return {name: [x if name == "lengths" else _pad(x, longest) for x in arrays[name]] for name in arrays}
+
+
 def pool(trajectories: Sequence[Trajectories]) -> Trajectories:
     """The episodes of several tasks as those of a single one."""
-    return Trajectories(
-        **{
-            field.name: np.concatenate([getattr(t, field.name) for t in trajectories])
-            for field in fields(Trajectories)
-        }
-    )
+    return Trajectories(**{name: np.concatenate(arrays) for name, arrays in padded(trajectories).items()})
+
+
+def _pad(x: np.ndarray, steps: int) -> np.ndarray:
+    missing = steps - x.shape[1]
+    return np.pad(x, [(0, missing if axis == 1 else 0) for axis in range(x.ndim)]) if missing else x

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maml_rl.envs import make_task_env
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.offscreen import wanted_backend
-from maml_rl.envs.rollout import Phase, rollout, stream
+from maml_rl.envs.rollout import Phase, State, rollout, stream
 from maml_rl.experiments.evaluation import adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.meta_learner import Params
@@ -204,10 +204,10 @@ def film_episode(
         frames: Any = env.render()
         pictures.append(frames[0])
 
-    def on_state(step: int) -> None:
-        if step % stride == 0:
+    def on_state(state: State) -> None:
+        if state.steps % stride == 0:
             take()
-        on_step(step)
+        on_step(state.steps)
 
     trajectories = rollout(env, task, spec, params, seed, on_state)
     length = int(trajectories.lengths[0])

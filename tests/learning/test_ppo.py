@@ -168,7 +168,7 @@ def episodes(count: int = 200, horizon: int = 12, seed: int = 0) -> Trajectories
 
 
 def critic(seed: int = 0) -> Critic:
-    return Critic(3, gamma=0.9, gae_lambda=0.8, seed=seed)
+    return Critic(3, horizon=12, gamma=0.9, gae_lambda=0.8, seed=seed)
 
 
 def test_advantages_by_brute_force() -> None:
@@ -207,7 +207,7 @@ def test_critic_learns_to_predict_returns_that_can_be_predicted() -> None:
 
 
 def test_critic_keeps_the_scale_of_the_first_batch() -> None:
-    value = ValueFunction(2)
+    value = ValueFunction(2, 10)
     first = torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 7.0]])
     value.fit_scale(first)
     value.fit_scale(100 * first)
@@ -312,3 +312,18 @@ def test_settings_that_do_not_go_together() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             config.validate()
+
+
+def test_the_critic_tells_time_by_the_horizon_and_not_by_the_longest_episode() -> None:
+    data = episodes(20, horizon=12)
+    short = replace(data, **{n: getattr(data, n)[:, :8] for n in ("observations", "actions", "rewards")})
+    short = replace(short, lengths=np.minimum(data.lengths, 8))
+    padding = ((0, 0), (0, 4))
+    long = replace(
+        short,
+        observations=np.pad(short.observations, (*padding, (0, 0))),
+        actions=np.pad(short.actions, (*padding, (0, 0))),
+        rewards=np.pad(short.rewards, padding),
+    )
+    found, expected = (critic().judge(x, generator())[0].advantages for x in (short, long))
+    torch.testing.assert_close(found, expected)
