@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import gymnasium
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import get_trainable_cls
 
 from maml_rl.envs import check_env_name
-from maml_rl.learning.meta_update import HVPS, MetaUpdateSettings
+from maml_rl.envs.naming import find_target
+from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
-from maml_rl.policies.mlp import ACTIVATIONS, GaussianMLP
+from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
+from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, plain, reject_unused
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
 
-HVP = Literal["finite_difference", "exact"]
-OuterUpdate = Literal["trpo", "ppo"]
-Activation = Literal["relu", "tanh"]
-
-# Settings every RLlib config has but MAML has no use for: setting one would change nothing, so it is an error.
-_UNUSED = {
-    "grad_clip": "the meta-update is a trust-region step (max_kl)",
-    "_train_batch_size_per_learner": "a batch is meta_batch_size x episodes_per_task episodes",
-    "train_batch_size": "a batch is meta_batch_size x episodes_per_task episodes",
-    "num_envs_per_env_runner": "a runner holds episodes_per_task episodes of one task",
-    "rollout_fragment_length": "a runner always collects whole episodes",
-    "batch_mode": "a runner always collects whole episodes",
-    "explore": "rollouts always sample from the policy",
-    "clip_rewards": "rewards are used as they are",
-    "normalize_actions": "policy actions in [-1, 1] are always scaled to the action box",
-    "_model_config": "set hidden_sizes, activation, initial_std and min_std with .training()",
-    "_rl_module_spec": "the policy is a Gaussian MLP: set hidden_sizes, activation, ... with .training()",
-    "min_time_s_per_iteration": "an iteration is one meta-update",
-    "min_train_timesteps_per_iteration": "an iteration is one meta-update",
-    "min_sample_timesteps_per_iteration": "an iteration is one meta-update",
-    "num_aggregator_actors_per_learner": "runners send trajectories straight to the learner",
-    "evaluation_num_env_runners": "evaluation uses the training env runners",
-    "evaluation_parallel_to_training": "evaluation uses the training env runners",
-    "torch_compile_learner": "the learner's products are written out and not compiled",
-    "policies_to_train": "there is one policy",
-}
 _PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param")
 
 
@@ -192,6 +167,19 @@ class MAMLConfig(AlgorithmConfig):
         super().training(**rllib)
         return self
 
+    def environment(self, env: Any = NotProvided, **rllib: Any) -> Self:
+        """Set the environment, and its arguments with ``env_config``.
+
+        Args:
+            env: a registered id, a name given to ``ray.tune.register_env``, a class or function that makes one, or
+                ``"module:attribute"``.
+            rllib: RLlib's own arguments; those without effect on MAML are refused by ``validate``.
+        """
+        if isinstance(env, str) and env.startswith("__main__:"):
+            env = find_target(env)  # in a runner's process another program is the main one
+        super().environment(env, **rllib)
+        return self
+
     def validate(self) -> None:
         """Check every field before any worker starts.
 
@@ -199,10 +187,11 @@ class MAMLConfig(AlgorithmConfig):
             ValueError: naming the field, its value and what is allowed.
         """
         self._reject_unknown_fields()
-        self._reject_unused_fields()
-        for name, (allowed, accepts) in _RULES.items():
+        if not self.in_evaluation:  # RLlib derives that configuration by itself and changes more
+            reject_unused(self)
+        for name, (allowed, accepts) in RULES.items():
             given = getattr(self, name)
-            value = _plain(given)
+            value = plain(given)
             if not accepts(value):
                 raise ValueError(f"{name} is {given!r}; it must be {allowed}")
             if value is not given:
@@ -215,7 +204,15 @@ class MAMLConfig(AlgorithmConfig):
             raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
         if self.is_multi_agent:
             raise ValueError("policies: multi-agent settings were given; MAML trains a single agent")
-        check_env_name(self.env)
+        for name, value, base in (
+            ("env_runner_cls", self.env_runner_cls, MAMLEnvRunner),
+            ("learner_class", self.learner_class, self.get_default_learner_class()),
+        ):
+            if not (isinstance(value, type) and issubclass(value, base)):
+                raise ValueError(f"{name} is {value!r}; it must be a class derived from {base.__name__}")
+        if not isinstance(self.env_config, dict):
+            raise ValueError(f"env_config is {self.env_config!r}; it must be a dictionary")
+        check_env_name(find_env(self.env))
         super().validate()
 
     def get_state(self) -> dict[str, Any]:
@@ -223,10 +220,10 @@ class MAMLConfig(AlgorithmConfig):
 
         Without them a horizon of -1 would become the default before it could be refused.
         """
-        fields = {name: _plain(getattr(self, name)) for name in _RULES}
-        plain = self.copy(copy_frozen=False)
-        vars(plain).update(fields)
-        return AlgorithmConfig.get_state(plain) | fields
+        fields = {name: plain(getattr(self, name)) for name in RULES}
+        without = self.copy(copy_frozen=False)
+        vars(without).update(fields)
+        return AlgorithmConfig.get_state(without) | fields
 
     def _reject_contradictions(self) -> None:
         for name in ("first_order", "learn_inner_lr", "context_size", "expert"):
@@ -257,15 +254,6 @@ class MAMLConfig(AlgorithmConfig):
         unknown = sorted(name for name in vars(self) if name not in known and not name.startswith("__"))
         if unknown:
             raise ValueError(f"unknown config field(s): {', '.join(unknown)}")
-
-    def _reject_unused_fields(self) -> None:
-        if self.in_evaluation:
-            return  # RLlib derives this configuration by itself and changes some of these
-        defaults = AlgorithmConfig()
-        for name, why in _UNUSED.items():
-            value = getattr(self, name)
-            if value != getattr(defaults, name):
-                raise ValueError(f"{name.lstrip('_')} is {value!r}, but MAML does not use it: {why}")
 
     # --- what the components are built from
 
@@ -329,81 +317,3 @@ class MAMLConfig(AlgorithmConfig):
                 "learned_inner_lr": self.inner_lr if self.learn_inner_lr else None,
             },
         )
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as Python's, lists and arrays as tuples."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-_Rule = tuple[str, Callable[[Any], bool]]
-_COUNT: _Rule = ("a positive integer", _is_count)
-_COUNT_OR_ZERO: _Rule = ("an integer >= 0", lambda v: _is_count(v) or (v == 0 and not isinstance(v, bool)))
-_BOOL: _Rule = ("True or False", lambda v: isinstance(v, bool))
-_POSITIVE: _Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
-_NON_NEGATIVE: _Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
-_UNIT: _Rule = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
-_OPEN_UNIT: _Rule = ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
-_FRACTION: _Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1)
-
-_RULES: dict[str, _Rule] = {
-    "inner_lr": _POSITIVE,
-    "inner_steps": _COUNT_OR_ZERO,
-    "context_size": _COUNT_OR_ZERO,
-    "learn_inner_lr": _BOOL,
-    "first_order": _BOOL,
-    "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
-    "expert_std_scale": _POSITIVE,
-    "expert_clip": _BOOL,
-    "meta_batch_size": _COUNT,
-    "episodes_per_task": _COUNT,
-    "horizon": _COUNT,
-    "gamma": _UNIT,
-    "gae_lambda": _UNIT,
-    "baseline_ridge": _POSITIVE,
-    "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
-    "max_kl": _POSITIVE,
-    "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
-    "hvp_step": _POSITIVE,
-    "curvature_fraction": _FRACTION,
-    "cg_iterations": _COUNT,
-    "cg_residual_tol": _NON_NEGATIVE,
-    "cg_damping": _NON_NEGATIVE,
-    "line_search_steps": _COUNT,
-    "line_search_ratio": _OPEN_UNIT,
-    "lr": _POSITIVE,
-    "num_epochs": _COUNT,
-    "minibatch_size": _COUNT,
-    "clip_param": _OPEN_UNIT,
-    "hidden_sizes": (
-        "a sequence of positive integers",
-        lambda v: isinstance(v, tuple) and len(v) > 0 and all(_is_count(width) for width in v),
-    ),
-    "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
-    "initial_std": _POSITIVE,
-    "min_std": _POSITIVE,
-    "seed": ("an integer from 0 to 2^32 - 1", lambda v: _COUNT_OR_ZERO[1](v) and v < 2**32),
-    "sample_timeout_s": _POSITIVE,
-    "num_env_runners": _COUNT_OR_ZERO,
-    "num_cpus_per_env_runner": _NON_NEGATIVE,
-    "num_gpus_per_env_runner": _NON_NEGATIVE,
-    "num_learners": _COUNT_OR_ZERO,
-    "num_cpus_per_learner": ("a number >= 0 or 'auto'", lambda v: v == "auto" or _NON_NEGATIVE[1](v)),
-    "num_gpus_per_learner": _NON_NEGATIVE,
-}
-_RESOURCES = {name for name in _RULES if name.startswith("num_") and name != "num_epochs"}
-_NOT_OF_TRAINING = {"seed", "sample_timeout_s", *_RESOURCES}
-TRAINING_FIELDS = tuple(name for name in _RULES if name not in _NOT_OF_TRAINING)
-"""The fields that ``MAMLConfig.training`` sets."""

@@ -18,9 +18,9 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.checkpoints import Checkpointable
 from threadpoolctl import ThreadpoolController
 
-from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.rllib.env_registry import make_env
 from maml_rl.tools.user_folder import work_in_users_folder
 
 logger = logging.getLogger("maml_rl")
@@ -68,12 +68,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         self._blas = ThreadpoolController()
 
     def make_env(self) -> None:
-        self.env = make_task_env(
-            self.config.env,
-            self.config.episodes_per_task,
-            self.config.horizon,
-            self.config.env_config,
-        )
+        self.env = make_env(self.config, self.config.episodes_per_task)
         self._policy_spec = self.config.policy_spec(
             self.env.single_observation_space, self.env.single_action_space
         )

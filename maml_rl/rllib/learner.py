@@ -52,6 +52,7 @@ class MAMLLearner(TorchLearner):
             if self.config.inner_steps == 0:
                 self._critic = Critic(
                     module.spec.observation_size,
+                    horizon=self.config.horizon,
                     gamma=self.config.gamma,
                     gae_lambda=self.config.gae_lambda,
                     seed=self._torch_seed(Phase.CRITIC),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.envs import UserEnvError, make_task_env
 from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
-from maml_rl.rllib.config import _PPO_ONLY, _RULES, _UNUSED, TRAINING_FIELDS, MAMLConfig
+from maml_rl.rllib.config import _PPO_ONLY, MAMLConfig
+from maml_rl.rllib.rules import HONOURED, RULES, TRAINING_FIELDS
 
 PAPER = sorted(name for name in EXPERIMENTS if not name.startswith("metaworld"))
 """The experiments of Finn et al. 2017; those of Meta-World need an extra: see test_metaworld.py."""
@@ -109,7 +112,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_every_field_has_a_rule() -> None:
     own = set(vars(MAMLConfig())) - set(vars(AlgorithmConfig()))
-    assert own <= set(_RULES)
+    assert own <= set(RULES)
 
 
 def test_unknown_field_is_an_error() -> None:
@@ -121,11 +124,57 @@ def test_unknown_field_is_an_error() -> None:
         MAMLConfig().training(fast_lr=0.1)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("field", sorted(_UNUSED))
+RLLIB_FIELDS = sorted(vars(AlgorithmConfig()))
+
+
+@pytest.mark.parametrize(
+    "field", sorted({*RLLIB_FIELDS} - HONOURED - {*RULES} | (HONOURED - {*RLLIB_FIELDS}))
+)
 def test_rllib_fields_without_effect_are_refused(field: str) -> None:
     config = valid()
-    setattr(config, field, {"a": 1} if field == "_model_config" else 12345)
-    with pytest.raises(ValueError, match=field.lstrip("_")):
+    default = getattr(config, field)
+    setattr(config, field, not default if isinstance(default, bool) else {"a": 1})
+    with pytest.raises(ValueError, match=rf"^{field.lstrip('_')} is .*MAML does not use it"):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "wrap the environment"),
+        (lambda c: c.env_runners(env_to_module_connector=lambda *a: []), "wrap the environment"),
+        (lambda c: c.env_runners(compress_observations=True), "arrays of float32"),
+        (lambda c: c.env_runners(num_envs_per_env_runner=4), "episodes_per_task"),
+        (lambda c: c.training(grad_clip_by="value"), "max_kl"),
+        (lambda c: c.training(model={"fcnet_hiddens": [8]}), "hidden_sizes"),
+        (lambda c: c.training(learner_config_dict={"a": 1}), "nothing reads it"),
+        (lambda c: c.environment(observation_space=1), "the environment's own"),
+        (lambda c: c.environment(clip_actions=True), "clipped there"),
+        (lambda c: c.evaluation(evaluation_duration_unit="timesteps"), "held-out tasks"),
+        (lambda c: c.fault_tolerance(restart_failed_sub_environments=True), "handle its own faults"),
+        (lambda c: c.framework("tf2"), "written in torch"),
+        (lambda c: c.offline_data(input_="a.json"), "its own rollouts"),
+    ],
+)
+def test_rllibs_methods_say_what_to_use_instead(change: Callable[[MAMLConfig], Any], message: str) -> None:
+    config = valid()
+    change(config)
+    with pytest.raises(ValueError, match=message):
+        config.validate()
+
+
+def test_a_valid_configuration_stays_valid() -> None:
+    config = valid().evaluation(evaluation_interval=2)
+    config.validate()
+    config.validate()
+    config.get_evaluation_config_object().validate()
+
+
+@pytest.mark.parametrize("field", ["env_runner_cls", "learner_class"])
+def test_foreign_classes_are_refused(field: str) -> None:
+    config = valid()
+    setattr(config, field if field == "env_runner_cls" else "_learner_class", dict)
+    with pytest.raises(ValueError, match=f"{field} is .* derived from MAML"):
         config.validate()
 
 

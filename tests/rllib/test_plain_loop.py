@@ -129,7 +129,9 @@ class PlainLoop:
         self.critic = None
         if self.ppo and not self.steps:
             seed = number(s["seed"], 7)
-            self.critic = Critic(2, gamma=s["gamma"], gae_lambda=s["gae_lambda"], seed=seed)
+            self.critic = Critic(
+                2, horizon=s["horizon"], gamma=s["gamma"], gae_lambda=s["gae_lambda"], seed=seed
+            )
         self.expert = None
         if "expert" in s:
             file = load_policy(Path(s["expert"]))

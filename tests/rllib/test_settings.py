@@ -26,7 +26,7 @@ from maml_rl.experiments.training import RESULT_FIELDS, describe
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
-from maml_rl.rllib.config import _RESOURCES, _RULES, TRAINING_FIELDS
+from maml_rl.rllib.rules import _EVALUATION, RESOURCES, RULES, TRAINING_FIELDS
 
 Changes = dict[str, tuple[dict[str, Any], Any]]
 """By the name of a path: settings with which a field matters there, and another value of the field."""
@@ -121,8 +121,8 @@ def differ(a: NumpyParams, b: NumpyParams) -> bool:
 
 def test_every_field_has_an_entry() -> None:
     assert set(EFFECTS) == {*TRAINING_FIELDS, "seed", "env_config"}
-    # What has a rule but no effect on the parameters: how long a rollout may take, and where it runs.
-    assert set(_RULES) - set(EFFECTS) == {"sample_timeout_s", *_RESOURCES}
+    # What has a rule but no effect on the parameters: how long a rollout may take, where it runs, and evaluation.
+    assert set(RULES) - set(EFFECTS) == {"sample_timeout_s", *RESOURCES, *_EVALUATION}
 
 
 @pytest.mark.parametrize(("name", "path"), CASES, ids=[f"{name}-{path}" for name, path in CASES])

@@ -1,0 +1,36 @@
+"""Environments that were named with ``ray.tune.register_env``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.env.env_context import EnvContext
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from maml_rl.envs import TaskVectorEnv, make_task_env
+
+
+def find_env(env: Any) -> Any:
+    """What a configuration's ``env`` stands for: for a name of Ray Tune's the function registered with it.
+
+    Ray hands the function to every process of the cluster.
+    """
+    if isinstance(env, str) and _global_registry.contains(ENV_CREATOR, env):
+        return RegisteredEnv(env)
+    return env
+
+
+class RegisteredEnv:
+    """Calls what was registered with RLlib's one argument, the same on every runner: none may differ."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+        self._create = _global_registry.get(ENV_CREATOR, name)
+
+    def __call__(self, **env_config: Any) -> Any:
+        return self._create(EnvContext(env_config, worker_index=0))
+
+
+def make_env(config: Any, episodes: int) -> TaskVectorEnv:
+    """``make_task_env`` for the environment of a ``MAMLConfig``."""
+    return make_task_env(find_env(config.env), episodes, config.horizon, config.env_config)

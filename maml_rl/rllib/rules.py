@@ -1,0 +1,232 @@
+"""What every field of a configuration may hold, and which of RLlib's fields mean something to MAML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+from maml_rl.learning.meta_update import HVPS
+from maml_rl.policies.mlp import ACTIVATIONS
+
+HVP = Literal["finite_difference", "exact"]
+OuterUpdate = Literal["trpo", "ppo"]
+Activation = Literal["relu", "tanh"]
+
+# Fields of RLlib that do for MAML what RLlib's documentation says, beside those with a rule below.
+HONOURED = {
+    *("algo_class", "env", "env_config", "env_runner_cls", "_learner_class"),
+    *("callbacks_class", "extra_python_environs_for_driver", "extra_python_environs_for_worker"),
+    *("placement_strategy", "num_cpus_for_main_process", "custom_resources_for_main_process"),
+    *("custom_resources_per_env_runner", "custom_resources_per_learner", "local_gpu_idx"),
+    *("validate_env_runners_after_construction", "restart_failed_env_runners", "max_num_env_runner_restarts"),
+    *("env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s"),
+    *("log_level", "log_sys_usage", "stats_cls_lookup", "_use_msgpack_checkpoints"),
+    # A configuration's own state; and several policies, which have an error of their own.
+    *("_is_frozen", "_validate_config", "in_evaluation", "simple_optimizer", "policies", "policy_mapping_fn"),
+}
+_CALLBACKS = (
+    *("algorithm_init", "checkpoint_loaded", "train_result", "env_runners_recreated"),
+    *("environment_created", "episode_created", "episode_start", "episode_step", "episode_end", "sample_end"),
+    *("evaluate_start", "evaluate_end"),
+)
+HONOURED |= {f"callbacks_on_{event}" for event in _CALLBACKS}
+
+# What to do instead of setting a field that would change nothing, by the beginning of the field's name.
+_INSTEAD = {
+    ("grad_clip", "torch_skip_nan"): "the meta-update is a trust-region step (max_kl)",
+    ("_train_batch_size_per_learner", "train_batch_size"): (
+        "a batch is meta_batch_size x episodes_per_task episodes"
+    ),
+    ("num_envs_per_env_runner", "gym_env_vectorize"): "a runner holds episodes_per_task episodes of one task",
+    ("rollout_fragment_length", "batch_mode", "episode_lookback", "count_steps_by"): (
+        "a runner always collects whole episodes"
+    ),
+    ("explore", "exploration", "_prior_exploration"): "rollouts always sample from the policy",
+    ("clip_rewards",): "rewards are used as they are; wrap the environment to change them",
+    ("normalize_actions", "clip_actions"): (
+        "policy actions in [-1, 1] are always scaled to the action box and clipped there"
+    ),
+    ("model", "_model_config", "_rl_module_spec"): (
+        "set hidden_sizes, activation, initial_std and min_std with .training()"
+    ),
+    ("observation_space", "action_space"): "the spaces are the environment's own",
+    (
+        "observation_filter",
+        "observation_fn",
+        "preprocessor",
+        "_env_to_module",
+        "_module_to_env",
+        "_learner_conn",
+    ): ("wrap the environment: it is to return observations of a scale near 1"),
+    ("add_default_connectors", "update_worker_filter", "use_worker_filter", "sync_filters"): (
+        "there are no connectors and no filters"
+    ),
+    ("compress_observations", "episodes_to_numpy", "sample_collector"): (
+        "trajectories travel as arrays of float32"
+    ),
+    ("min_time_s", "min_train_timesteps", "min_sample_timesteps"): "an iteration is one meta-update",
+    ("num_aggregator",): "runners send trajectories straight to the learner",
+    (
+        "evaluation_duration_unit",
+    ): "evaluation_duration counts held-out tasks, each with episodes_per_task episodes",
+    ("evaluation_num_env_runners", "evaluation_parallel"): "evaluation uses the training env runners",
+    ("custom_evaluation_function",): "override MAML.evaluate in a class of your own",
+    ("evaluation_", "off_policy", "ope_"): "evaluation measures adaptation with the training's settings",
+    ("torch_compile", "eager", "tf_", "local_tf", "framework_str", "enable_tf1", "_tf"): (
+        "the policy is written in torch, its products are written out and not compiled"
+    ),
+    ("torch_ddp", "max_requests_in_flight_per_learner"): "there is one learner",
+    ("_torch", "optimizer", "shuffle_batch"): "TRPO has no optimiser, and PPO's is Adam with step size lr",
+    ("learner_config_dict", "algorithm_config_overrides", "_per_module"): "nothing reads it",
+    ("policies_to_train", "policy_", "policies"): "there is one policy",
+    (
+        "input",
+        "output",
+        "offline",
+        "prelearner",
+        "dataset_",
+        "shuffle_buffer",
+        "postprocess",
+        "actions_in_input",
+        "materialize",
+        "map_batches",
+        "iter_batches",
+        "ignore_final",
+    ): ("MAML learns from its own rollouts alone"),
+    ("num_gpus",): "set num_gpus_per_learner with .learners()",
+    (
+        "enable_rl_module",
+        "enable_env_runner",
+        "_enable",
+    ): "MAML is written for RLlib's present interfaces alone",
+    ("create_local_env_runner", "create_env_on"): "the driver's own runner draws the tasks",
+    ("max_requests_in_flight", "delay_between", "num_consecutive_env_runner", "ignore_env_runner"): (
+        "tasks of a runner that died are run again on another one"
+    ),
+    ("restart_failed_sub",): "an environment that raises ends the run: let it handle its own faults",
+    (
+        "remote_worker_envs",
+        "remote_env",
+        "use_env_runner_state",
+        "env_runner_state",
+        "merge_env",
+        "broadcast",
+    ): ("a runner steps its environment itself and keeps no state"),
+    ("render_env",): "make a video with maml-rl video",
+    ("log_gradients",): "a result holds gradient_norm",
+    ("action_mask_key", "_is_atari"): "actions are boxes",
+    ("disable_env_checking",): "what an environment returns is always checked",
+    ("metrics_", "keep_per_episode", "sampler_perf"): "a result is about one iteration",
+}
+
+
+def instead(name: str) -> str:
+    """What to do in place of setting RLlib's field ``name``."""
+    if "offline" in name:
+        name = "offline"
+    fitting = [why for starts, why in _INSTEAD.items() if name.startswith(starts)]
+    return fitting[0] if fitting else "leave it at its default"
+
+
+def reject_unused(config: AlgorithmConfig) -> None:
+    """Refuse a field of RLlib's that differs from RLlib's default and would change nothing.
+
+    Raises:
+        ValueError: naming the field, its value and what to use instead.
+    """
+    for name, default in vars(AlgorithmConfig()).items():
+        value = getattr(config, name)
+        if name not in HONOURED and name not in RULES and not _same(value, default):
+            raise ValueError(f"{name.lstrip('_')} is {value!r}, but MAML does not use it: {instead(name)}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except ValueError:  # arrays
+        return False
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy as Python's, lists and arrays as tuples."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+Rule = tuple[str, Callable[[Any], bool]]
+_COUNT: Rule = ("a positive integer", _is_count)
+_COUNT_OR_ZERO: Rule = ("an integer >= 0", lambda v: _is_count(v) or (v == 0 and not isinstance(v, bool)))
+_BOOL: Rule = ("True or False", lambda v: isinstance(v, bool))
+_POSITIVE: Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
+_NON_NEGATIVE: Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
+_UNIT: Rule = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
+_OPEN_UNIT: Rule = ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
+_FRACTION: Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1)
+
+RULES: dict[str, Rule] = {
+    "inner_lr": _POSITIVE,
+    "inner_steps": _COUNT_OR_ZERO,
+    "context_size": _COUNT_OR_ZERO,
+    "learn_inner_lr": _BOOL,
+    "first_order": _BOOL,
+    "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
+    "expert_std_scale": _POSITIVE,
+    "expert_clip": _BOOL,
+    "meta_batch_size": _COUNT,
+    "episodes_per_task": _COUNT,
+    "horizon": _COUNT,
+    "gamma": _UNIT,
+    "gae_lambda": _UNIT,
+    "baseline_ridge": _POSITIVE,
+    "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
+    "max_kl": _POSITIVE,
+    "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
+    "hvp_step": _POSITIVE,
+    "curvature_fraction": _FRACTION,
+    "cg_iterations": _COUNT,
+    "cg_residual_tol": _NON_NEGATIVE,
+    "cg_damping": _NON_NEGATIVE,
+    "line_search_steps": _COUNT,
+    "line_search_ratio": _OPEN_UNIT,
+    "lr": _POSITIVE,
+    "num_epochs": _COUNT,
+    "minibatch_size": _COUNT,
+    "clip_param": _OPEN_UNIT,
+    "hidden_sizes": (
+        "a sequence of positive integers",
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(_is_count(width) for width in v),
+    ),
+    "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
+    "initial_std": _POSITIVE,
+    "min_std": _POSITIVE,
+    "seed": ("an integer from 0 to 2^32 - 1", lambda v: _COUNT_OR_ZERO[1](v) and v < 2**32),
+    "sample_timeout_s": _POSITIVE,
+    "num_env_runners": _COUNT_OR_ZERO,
+    "num_cpus_per_env_runner": _NON_NEGATIVE,
+    "num_gpus_per_env_runner": _NON_NEGATIVE,
+    "num_learners": _COUNT_OR_ZERO,
+    "num_cpus_per_learner": ("a number >= 0 or 'auto'", lambda v: v == "auto" or _NON_NEGATIVE[1](v)),
+    "num_gpus_per_learner": _NON_NEGATIVE,
+    "evaluation_interval": ("a positive integer or None", lambda v: v is None or _is_count(v)),
+    "evaluation_duration": _COUNT,
+}
+RESOURCES = {name for name in RULES if name.startswith("num_") and name != "num_epochs"}
+_EVALUATION = ("evaluation_interval", "evaluation_duration")
+_NOT_OF_TRAINING = {"seed", "sample_timeout_s", *RESOURCES, *_EVALUATION}
+TRAINING_FIELDS = tuple(name for name in RULES if name not in _NOT_OF_TRAINING)
+"""The fields that ``MAMLConfig.training`` sets."""
