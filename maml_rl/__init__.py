@@ -7,7 +7,7 @@ line  what happens                                                    where
 ====  ==============================================================  ==========================================
 all   one meta-iteration, in the algorithm's own order                ``rllib.maml.MAML._meta_iteration``
 3     sample a batch of tasks                                         ``envs.base.TaskVectorEnv.sample_tasks``
-5, 8  K episodes per task, with theta and with every theta'_i         ``rllib.env_runner.collect``,
+5, 8  K episodes per task, with theta and with every theta'_i         ``rllib.dispatch.collect``,
                                                                       ``envs.rollout.rollout``
 6-7   theta'_i = theta - alpha grad L_i(D_i), all tasks at once       ``rllib.learner.MAMLLearner.adapt``,
                                                                       ``learning.meta_learner.adapt``

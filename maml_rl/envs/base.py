@@ -121,6 +121,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _observe(self) -> np.ndarray:
         """Observations ``[num_envs, obs]`` of the present state, as an array the caller may keep."""
 
+    @property
+    def infos(self) -> Sequence[dict[str, Any]]:
+        """What every copy said beside observation and reward, at its last reset or step."""
+        return [{}] * self.num_envs
+
     def describe_task(self) -> str:
         """The present task in a few words, for captions."""
         return f"task {self._task}"

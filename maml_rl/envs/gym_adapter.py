@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -85,6 +85,12 @@ class GymTaskEnv(TaskVectorEnv):
                     raise self._error(name, "differs between two instances")
         space = self.single_observation_space
         self._observations = np.zeros((num_envs, *space.shape), space.dtype)
+        self._infos: list[dict[str, Any]] = [{}] * num_envs
+
+    @property
+    def envs(self) -> Sequence[Env]:
+        """The instances."""
+        return self._envs
 
     # --- the task family
 
@@ -110,6 +116,7 @@ class GymTaskEnv(TaskVectorEnv):
             if not isinstance(result, tuple) or len(result) != 2:
                 raise self._error("reset", f"returned {result!r}, not (observation, info)")
             self._observations[k] = self._check_observation("reset", result[0])
+            self._infos[k] = self._check_info("reset", result[1])
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         space = self.single_action_space
@@ -121,14 +128,19 @@ class GymTaskEnv(TaskVectorEnv):
             if not isinstance(result, tuple) or len(result) != 5:
                 expected = "(observation, reward, terminated, truncated, info)"
                 raise self._error("step", f"returned {result!r}, not {expected}")
-            observation, reward, terminated, truncated, _ = result
+            observation, reward, terminated, truncated, info = result
             self._observations[k] = self._check_observation("step", observation)
             rewards[k] = self._check_reward(reward)
             ended[k] = self._check_flag("terminated", terminated) or self._check_flag("truncated", truncated)
+            self._infos[k] = self._check_info("step", info)
         return rewards, ended
 
     def _observe(self) -> np.ndarray:
         return self._observations.copy()
+
+    @property
+    def infos(self) -> Sequence[dict[str, Any]]:
+        return self._infos
 
     def _render(self, copy: int) -> np.ndarray:
         from PIL import Image, ImageOps  # runners draw nothing
@@ -222,6 +234,11 @@ class GymTaskEnv(TaskVectorEnv):
         if not np.isfinite(float(reward)):
             raise self._error("step", f"reward is {reward}; it must be finite")
         return float(reward)
+
+    def _check_info(self, method: str, info: Any) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            raise self._error(method, f"info is {info!r}; it must be a dictionary")
+        return info
 
     def _check_flag(self, name: str, flag: Any) -> bool:
         if not isinstance(flag, bool | np.bool_):

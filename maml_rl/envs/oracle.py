@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -44,6 +45,10 @@ class TaskInObservation(TaskVectorEnv):
 
     def task_features(self, task: Any) -> np.ndarray:
         return self._env.task_features(task)
+
+    @property
+    def infos(self) -> Sequence[dict[str, Any]]:
+        return self._env.infos
 
     def _set_task(self, task: Any) -> None:
         self._env.set_task(task)

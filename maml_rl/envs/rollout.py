@@ -29,6 +29,7 @@ class Phase(IntEnum):
     VIDEO = 5
     MINIBATCHES = 6
     CRITIC = 7
+    VALIDATION = 8
 
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
@@ -36,25 +37,36 @@ def stream(seed: int, *key: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=key)
 
 
+class Step(NamedTuple):
+    """One step of all episodes.
+
+    Attributes:
+        actions: ``[K, act]`` in policy units, as sampled.
+        env_actions: ``[K, act]``, what the environment got.
+        rewards: ``[K]``.
+        active: the episodes that made this step; the others were over before it.
+    """
+
+    actions: np.ndarray
+    env_actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    active: np.ndarray
+
+
 class State(NamedTuple):
-    """What an observer of a rollout is shown: arrays over the episodes.
+    """What an observer of a rollout is shown.
 
     Attributes:
         steps: taken so far.
-        observations: ``[K, obs]``, after this step.
-        actions: of this step ``[K, act]`` in policy units, as sampled; None after the reset, like all that follows.
-        env_actions: what the environment got.
-        active: the episodes that made this step; the others were over before it.
+        observations: ``[K, obs]``.
+        step: that led here; None after the reset.
     """
 
     steps: int
     observations: np.ndarray
-    actions: np.ndarray | None = None
-    env_actions: np.ndarray | None = None
-    rewards: np.ndarray | None = None
-    terminated: np.ndarray | None = None
-    truncated: np.ndarray | None = None
-    active: np.ndarray | None = None
+    step: Step | None = None
 
 
 def rollout(
@@ -112,7 +124,8 @@ def rollout(
             np.fmin(np.fmax(env_actions, low, out=env_actions), high, out=env_actions)
             observations, rewards, terminated, truncated, _ = env.step(env_actions)
             all_rewards[t] = rewards
-            on_state(State(t + 1, observations, actions, env_actions, rewards, terminated, truncated, alive))
+            step = Step(actions, env_actions, rewards, terminated, truncated, alive)
+            on_state(State(t + 1, observations, step))
             if terminated.any() or truncated.any():
                 done = terminated | truncated
                 lengths[alive & done] = t + 1

@@ -30,6 +30,12 @@ class Trajectories:
     def env_steps(self) -> int:
         return int(self.lengths.sum())
 
+    @property
+    def observation_square(self) -> float:
+        """Sum over steps of the mean square of an observation's components."""
+        flat = self.observations.ravel()
+        return float(np.dot(flat, flat)) / max(1, self.observations.shape[-1])
+
     def nonfinite_field(self) -> str | None:
         """Name of the first array that holds a NaN or an infinity, or None."""
         for name in ("observations", "actions", "rewards"):

@@ -77,6 +77,7 @@ class MAMLConfig(AlgorithmConfig):
         self.num_epochs: int = 10
         self.minibatch_size: int = 1000
         self.env_runner_cls = MAMLEnvRunner
+        self._dont_auto_sync_env_runner_states = True  # they have none
         self.seed: int = 0
         self.num_env_runners = 0
         self.sample_timeout_s = 600.0
@@ -297,6 +298,11 @@ class MAMLConfig(AlgorithmConfig):
             max_kl=self.max_kl,
             line_search=LineSearch(self.line_search_steps, self.line_search_ratio),
         )
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is learned: by PPO where nothing is adapted."""
+        return self.outer_update == "ppo" and self.inner_steps == 0
 
     def get_default_learner_class(self) -> type[Learner]:
         from maml_rl.rllib.learner import MAMLLearner

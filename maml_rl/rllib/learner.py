@@ -24,7 +24,7 @@ from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import StepResult
 from maml_rl.policies.mlp import Params
 from maml_rl.policies.policy_file import STATE
-from maml_rl.rllib.env_runner import Block
+from maml_rl.rllib.dispatch import Block
 from maml_rl.rllib.rl_module import GaussianMLPModule
 from maml_rl.tools.threads import threads_over_chunks
 
@@ -49,7 +49,7 @@ class MAMLLearner(TorchLearner):
         if self.config.outer_update == "ppo":
             module = self._rl_module
             self._ppo = PPO(module.spec, module.meta_params(), self.config.ppo_settings())
-            if self.config.inner_steps == 0:
+            if self.config.has_critic:
                 self._critic = Critic(
                     module.spec.observation_size,
                     horizon=self.config.horizon,
@@ -129,14 +129,14 @@ class MAMLLearner(TorchLearner):
         """From now on the outer loss is imitation of ``expert``."""
         self._expert = expert.to(self.device)
 
-    def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, dict[str, float]]:
+    def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, float]:
         """Lines 6-7: every task's parameters after the inner steps so far.
 
         Args:
             blocks: trajectories (or references) of all tasks, drawn after ``inner_step`` inner steps.
 
         Returns:
-            The adapted parameters stacked over tasks, and timings.
+            The adapted parameters stacked over tasks, and the seconds it took.
 
         Raises:
             NonFiniteError: a trajectory holds a NaN or an infinity; the message names the task.
@@ -153,7 +153,7 @@ class MAMLLearner(TorchLearner):
                 parallel_map,
             )
         _check_finite("adapted parameters", adapted)
-        return _to_numpy(adapted), {"adaptation": time.perf_counter() - started}
+        return _to_numpy(adapted), time.perf_counter() - started
 
     def meta_update(
         self, blocks: Sequence[Block], iteration: int, task_features: np.ndarray | None = None

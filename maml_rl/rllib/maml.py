@@ -4,40 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import ray
 import torch
 from ray.exceptions import ObjectLostError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.tune import PlacementGroupFactory
 from ray.tune.registry import register_trainable
 from ray.tune.result import TRAINING_ITERATION
 
-from maml_rl.envs import make_task_env
+from maml_rl.envs import GymTaskEnv
 from maml_rl.envs.rollout import Phase
+from maml_rl.envs.statefulness import find_memory
 from maml_rl.policies.policy_file import STATE
+from maml_rl.rllib.advice import Advice
 from maml_rl.rllib.config import MAMLConfig
-from maml_rl.rllib.env_runner import Block, RolloutSummary, collect, sampling_phase
+from maml_rl.rllib.dispatch import Block, collect
+from maml_rl.rllib.env_registry import make_env
 from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner import NonFiniteError, NumpyParams
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
-from maml_rl.rllib.resources import check_resources
+from maml_rl.rllib.metrics import LIFETIME_STEPS, Trials, log_update
+from maml_rl.rllib.resources import check_resources, fits
+from maml_rl.rllib.runner_pool import RunnerPool
+from maml_rl.rllib.sizes import check_sizes
+from maml_rl.tools.time_limit import time_limit
 
 logger = logging.getLogger("maml_rl")
 
+Result = TypeVar("Result")
+
 MAX_REFUSALS = 3
 """Consecutive refused updates after which a run stops: the data will not get better by themselves."""
-
-
 MAX_ATTEMPTS = 3
 """Attempts at an iteration whose trajectories or learner are lost."""
-LIFETIME_STEPS = ("env_runners", "num_env_steps_sampled_lifetime")
+
+_MEMORY = (
+    "%s: %s differ between two episodes of the same task, seed and actions; what survives a reset, such as the "
+    "statistics of a normalising wrapper or a generator that reset(seed=...) does not seed, makes results depend "
+    "on how many runners there are and on which of them ran what"
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,13 @@ class MAML(Algorithm):
     def setup(self, config: MAMLConfig) -> None:
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
-        env = make_task_env(self.config.env, 1, self.config.horizon, self.config.env_config)
+        with time_limit(
+            self.config.sample_timeout_s, "the environment did not start within sample_timeout_s"
+        ):
+            env = make_env(self.config, 1)
+            check_sizes(self.config, env)
+            if isinstance(env, GymTaskEnv) and (what := find_memory(env)):
+                logger.warning(_MEMORY, self.config.env, what)
         expert = None
         if self.config.expert:
             expert = load_expert(
@@ -85,42 +110,87 @@ class MAML(Algorithm):
             )
         env.close()
         self._refusals = 0
-        self._measured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._advice = Advice()
         self._expert = expert
         super().setup(config)
+        self._runners = RunnerPool(self.env_runner_group)
         self._brief_learner()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another configuration, as Ray Tune asks of a trial that goes on in this process."""
+        self.cleanup()
+        self.config = self.get_default_config().update_from_dict(new_config)
+        self.config.validate()
+        self.config.freeze()
+        self.setup(self.config)
+        return True
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """Take back runners that answer again, without waiting; they have no state to be given."""
+        return self._runners.look()
 
     def training_step(self) -> None:
         """One meta-update; run again from its start if trajectories or the learner were lost with their node."""
+        trials, update = self._until_nothing_is_lost(self._meta_iteration)
+        # Only now: an iteration that is run again counts once.
+        trials.log(self.metrics, self.config.inner_steps)
+        self.metrics.log_value(LIFETIME_STEPS, trials.env_steps, reduce="lifetime_sum")
+        log_update(self.metrics, update, with_critic=self.config.has_critic)
+        self._advice.look(trials, update)
+        self.metrics.log_value("update_refused", float(self._refusals > 0), window=1)
+
+    def _meta_iteration(self) -> tuple[Trials, dict[str, float]]:
+        """Algorithm 3, lines 3-10: the episodes, and the update's metrics, none if it was refused."""
+        tasks = self._sample_tasks(self.config.meta_batch_size, Phase.TASKS, self.iteration)  # line 3
+        trials = Trials()
+        try:
+            self._run_trials(trials, tasks, (Phase.ROLLOUT, self.iteration))  # lines 4-8
+            update = self._meta_update(trials.blocks, tasks)  # line 10
+        except NonFiniteError as error:
+            self._refuse(error, tasks)
+            return trials, {}
+        self._refusals = 0
+        return trials, update
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Adapt to ``evaluation_duration`` held-out tasks, the same in every evaluation; theta stays as it is.
+
+        Returns:
+            ``return_pre`` and ``return_post`` as in training, ``returns`` after 0, 1, ... gradient steps, and what
+            callbacks logged under ``env_runners``. A task whose data are not finite leaves NaN.
+        """
+        config = self.config
+        self._call_back("on_evaluate_start")
+        trials = self._until_nothing_is_lost(self._held_out_trials)
+        logger = MetricsLogger(stats_cls_lookup=config.stats_cls_lookup, root=True)
+        trials.log(logger, config.inner_steps)
+        missing = config.inner_steps + 1 - len(trials.returns)
+        results = {**logger.peek(), "returns": trials.returns + [math.nan] * missing}
+        self._call_back("on_evaluate_end", evaluation_metrics=results)
+        return results
+
+    def _held_out_trials(self) -> Trials:
+        tasks = self._sample_tasks(self.config.evaluation_duration, Phase.VALIDATION)
+        trials = Trials()
+        try:
+            self._run_trials(trials, tasks, (Phase.VALIDATION, 1))
+        except NonFiniteError as error:
+            logger.warning("evaluation after iteration %d is without a result: %s", self.iteration, error)
+        return trials
+
+    def _until_nothing_is_lost(self, work: Callable[[], Result]) -> Result:
+        """Run again what lost trajectories or the learner: the same again, for every random stream is named."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            self._measured.clear()
             try:
-                self._meta_iteration()
-                break
+                return work()
             except (ObjectLostError, LearnerLostError) as error:
-                # Nothing but the last line changes theta, and every random stream is named: the same again.
+                # Nothing but the last line of an iteration changes theta.
                 logger.warning("iteration %d is run again: %s", self.iteration, error)
                 if attempt == MAX_ATTEMPTS:
                     raise
                 if isinstance(error, LearnerLostError):
                     self._restart_learner()
-        for args, how in self._measured:  # only now: an iteration that is run again counts once
-            self.metrics.log_value(*args, **how)
-
-    def _meta_iteration(self) -> None:
-        """Algorithm 3, lines 3-10."""
-        tasks = self._sample_tasks()  # line 3
-        try:
-            params = {name: value[None] for name, value in self.meta_params().items()}
-            for inner_step in range(self.config.inner_steps):
-                trajectories = self._collect(tasks, params, inner_step)  # line 5
-                params = self._adapt(trajectories, inner_step)  # lines 6-7
-            trajectories = self._collect(tasks, params, self.config.inner_steps)  # line 8
-            self._meta_update(trajectories, tasks)  # line 10
-            self._refusals = 0
-        except NonFiniteError as error:
-            self._refuse(error, tasks)
-        self._log("update_refused", float(self._refusals > 0))
+        raise AssertionError("not reached")
 
     def meta_params(self) -> NumpyParams:
         """theta, and the learned step sizes if any, as numpy arrays by name."""
@@ -160,40 +230,49 @@ class MAML(Algorithm):
 
     # --- the lines of the algorithm
 
-    def _sample_tasks(self) -> np.ndarray:
-        runner = self.env_runner_group.local_env_runner
-        return runner.sample_tasks(self.config.meta_batch_size, self.config.seed, Phase.TASKS, self.iteration)
+    def _sample_tasks(self, n: int, *key: int) -> np.ndarray:
+        runner = self._runners.local
+        limit_s = self.config.sample_timeout_s
+        with time_limit(
+            limit_s, f"the environment's sample_tasks took longer than sample_timeout_s={limit_s:g} s"
+        ):
+            return runner.sample_tasks(n, self.config.seed, *key)
 
-    def _collect(self, tasks: np.ndarray, params: NumpyParams, inner_step: int) -> list[Block]:
+    def _run_trials(self, trials: Trials, tasks: np.ndarray, streams: tuple[int, ...]) -> None:
+        """Lines 4-8: adapt to each task on episodes of its own, then collect those of the adapted policies."""
+        params = {name: value[None] for name, value in self.meta_params().items()}
+        for inner_step in range(self.config.inner_steps):
+            self._collect(trials, tasks, params, (*streams, inner_step))  # line 5
+            params, seconds = self._on_learner(
+                "adapt", blocks=trials.blocks, inner_step=inner_step
+            )  # lines 6-7
+            trials.seconds["adaptation"] += seconds
+        self._collect(trials, tasks, params, (*streams, self.config.inner_steps))  # line 8
+
+    def _collect(
+        self, trials: Trials, tasks: np.ndarray, params: NumpyParams, streams: tuple[int, ...]
+    ) -> None:
         started = time.perf_counter()
         summaries, blocks = collect(
-            self.env_runner_group,
+            self._runners,
             tasks,
             params,
             seed=self.config.seed,
-            phase=sampling_phase(self.iteration, inner_step),
+            phase=streams,
             timeout_s=self.config.sample_timeout_s,
         )
-        self._log_rollouts(summaries, inner_step, time.perf_counter() - started)
-        return blocks
+        trials.add(summaries, blocks, time.perf_counter() - started)
 
-    def _adapt(self, trajectories: list[Block], inner_step: int) -> NumpyParams:
-        params, timings = self._on_learner("adapt", blocks=trajectories, inner_step=inner_step)
-        self._log_seconds(timings)
-        return params
-
-    def _meta_update(self, trajectories: list[Block], tasks: np.ndarray) -> None:
+    def _meta_update(self, blocks: list[Block], tasks: np.ndarray) -> dict[str, float]:
         features = None
         if self.config.expert:
-            env = self.env_runner_group.local_env_runner.env
+            env = self._runners.local.env
             features = np.stack([env.task_features(task) for task in tasks])
         metrics = self._on_learner(
-            "meta_update", blocks=trajectories, iteration=self.iteration, task_features=features
+            "meta_update", blocks=blocks, iteration=self.iteration, task_features=features
         )
         self._learned = self._on_learner("training_state")
-        self._log_seconds({"meta_update": metrics.pop("meta_update")})
-        for name, value in metrics.items():
-            self._log(name, value)
+        return metrics
 
     def _refuse(self, error: NonFiniteError, tasks: np.ndarray) -> None:
         self._refusals += 1
@@ -231,35 +310,35 @@ class MAML(Algorithm):
         self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
         self._brief_learner(self._learned)
 
-    # --- metrics
+    def _call_back(self, event: str, **kwargs: Any) -> None:
+        make_callback(
+            event,
+            callbacks_objects=self.callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{event}"),
+            kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
+        )
 
-    def _log(self, name: str | tuple[str, ...], value: float) -> None:
-        self._measure(name, value, window=1)
-
-    def _measure(self, *args: Any, **how: Any) -> None:
-        self._measured.append((args, how))
-
-    def _log_seconds(self, seconds: dict[str, float]) -> None:
-        for name, value in seconds.items():
-            self._measure(("seconds", name), value, reduce="sum")
-
-    def _log_rollouts(self, summaries: list[RolloutSummary], inner_step: int, seconds: float) -> None:
-        returns = [value for summary in summaries for value in summary.returns]
-        mean = float(np.mean(returns))
-        if inner_step == 0:
-            self._log("return_pre", mean)
-        if inner_step == self.config.inner_steps:
-            self._log("return_post", mean)
-            self._log(("env_runners", "episode_return_mean"), mean)  # RLlib's name for "the" return
-        self._log_seconds({"rollouts": seconds})
-        steps = sum(summary.env_steps for summary in summaries)
-        self._measure("env_steps", steps, reduce="sum")
-        self._measure(LIFETIME_STEPS, steps, reduce="lifetime_sum")
-        diverged = sum(summary.diverged_episodes for summary in summaries)
-        self._measure("diverged_episodes", diverged, reduce="sum")
+    def __repr__(self) -> str:
+        # Also of an algorithm that was not set up to the end.
+        config = getattr(self, "config", None)
+        return f"{type(self).__name__}(env={getattr(config, 'env', None)!r})"
 
     def _env_steps(self) -> int:
         return int(self.metrics.peek(LIFETIME_STEPS, default=0))
+
+    @classmethod
+    def default_resource_request(cls, config: Any) -> PlacementGroupFactory:
+        """What a trial of Ray Tune reserves.
+
+        For one that cannot run as little as there is: it starts and says in ``setup`` what is wrong with it, where
+        an error here would end the whole search, and too large a request would wait for ever.
+        """
+        nothing = PlacementGroupFactory([{"CPU": 1}])
+        try:
+            request = super().default_resource_request(config)
+        except Exception:  # whatever a configuration made of anything raises
+            return nothing
+        return request if not ray.is_initialized() or fits(request) else nothing
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: Any) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune import PlacementGroupFactory
 
 
 class ResourceError(RuntimeError):
@@ -19,8 +22,6 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
     Raises:
         ResourceError: saying what was asked for and what is there.
     """
-    if ray.util.get_current_placement_group() is not None:
-        return  # a Tune trial: its resources are already reserved
     learner_cpus = config.num_cpus_per_learner
     if learner_cpus == "auto":
         learner_cpus = 0 if config.num_gpus_per_learner else 1
@@ -29,10 +30,30 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
         "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * learner_cpus,
         "GPU": runners * config.num_gpus_per_env_runner + config.num_learners * config.num_gpus_per_learner,
     }
-    there = ray.cluster_resources()
+    there, where = ray.cluster_resources(), "the Ray cluster"
     for name, amount in asked.items():
         if amount > there.get(name, 0):
-            raise ResourceError(
-                f"the run asks for {amount:g} {name}s ({runners} env runners, "
-                f"{config.num_learners} remote learners), but the Ray cluster has {there.get(name, 0):g}"
-            )
+            raise _too_little(config, runners, name, amount, where, there)
+    # A trial of Ray Tune gets what was reserved for it; the first bundle is the algorithm's own.
+    group = ray.util.get_current_placement_group()
+    if group is not None:
+        bundles = group.bundle_specs[1:]
+        there = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in asked}
+        for name, amount in asked.items():
+            if amount > there[name]:
+                raise _too_little(config, runners, name, amount, "its placement group", there)
+
+
+def _too_little(
+    config: AlgorithmConfig, runners: int, name: str, amount: float, where: str, there: Mapping[str, float]
+) -> ResourceError:
+    return ResourceError(
+        f"the run asks for {amount:g} {name}s ({runners} env runners, "
+        f"{config.num_learners} remote learners), but {where} has {there.get(name, 0):g}"
+    )
+
+
+def fits(request: PlacementGroupFactory) -> bool:
+    """Whether the cluster could ever hold what a trial asks for."""
+    there = ray.cluster_resources()
+    return all(amount <= there.get(name, 0) for name, amount in request.required_resources.items())

@@ -26,7 +26,15 @@ HONOURED = {
     *("env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s"),
     *("log_level", "log_sys_usage", "stats_cls_lookup", "_use_msgpack_checkpoints"),
     # A configuration's own state; and several policies, which have an error of their own.
-    *("_is_frozen", "_validate_config", "in_evaluation", "simple_optimizer", "policies", "policy_mapping_fn"),
+    *(
+        "_is_frozen",
+        "_validate_config",
+        "_dont_auto_sync_env_runner_states",
+        "in_evaluation",
+        "simple_optimizer",
+        "policies",
+        "policy_mapping_fn",
+    ),
 }
 _CALLBACKS = (
     *("algorithm_init", "checkpoint_loaded", "train_result", "env_runners_recreated"),

@@ -133,10 +133,10 @@ def test_lost_trajectories_are_collected_again(monkeypatch: pytest.MonkeyPatch) 
     algo = config(1).build_algo()
     original, failures = algo._meta_update, iter([True])
 
-    def lose_once(*arguments: Any) -> None:
+    def lose_once(*arguments: Any) -> Any:
         if next(failures, False):
             raise ray.exceptions.ObjectLostError("00", "", "")
-        original(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(algo, "_meta_update", lose_once)
     assert_same(after(algo, 1), expected)

@@ -116,10 +116,10 @@ def test_lost_trajectories_leave_no_trace(reference: NumpyParams, monkeypatch: p
     algo = small_config(1).build_algo()
     original, failures = algo._meta_update, iter([True])
 
-    def lose_once(*arguments: Any) -> None:
+    def lose_once(*arguments: Any) -> Any:
         if next(failures, False):
             raise ray.exceptions.ObjectLostError("00", "", "")
-        original(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(algo, "_meta_update", lose_once)
     algo.train()

@@ -29,7 +29,8 @@ from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import LineSearch, StepResult
 from maml_rl.policies.mlp import GaussianMLP, Params
 from maml_rl.policies.policy_file import load_policy
-from maml_rl.rllib.env_runner import collect
+from maml_rl.rllib.dispatch import collect
+from maml_rl.rllib.runner_pool import RunnerPool
 
 ITERATIONS = 2
 
@@ -246,7 +247,9 @@ def test_every_block_of_tasks_has_its_own_parameters_goals_and_streams(algorithm
     own = [{k: v.numpy() for k, v in loop.spec.init_params(i).items()} for i in range(9)]
     expected = loop.episodes(tasks, own, 3, 1)
     stacked = {k: np.stack([params[k] for params in own]) for k in own[0]}
-    summaries, blocks = collect(algo.env_runner_group, tasks, stacked, seed=5, phase=(2, 3, 1), timeout_s=60)
+    summaries, blocks = collect(
+        RunnerPool(algo.env_runner_group), tasks, stacked, seed=5, phase=(2, 3, 1), timeout_s=60
+    )
     found = [trajectories for block in blocks for trajectories in ray.get(block)]
     assert len(blocks) == 5
     assert len(found) == 9

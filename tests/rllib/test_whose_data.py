@@ -15,7 +15,8 @@ from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.numpy_mlp import NumpyPolicy
 from maml_rl.rllib import env_runner
-from maml_rl.rllib.env_runner import Block, collect
+from maml_rl.rllib.dispatch import Block, collect
+from maml_rl.rllib.runner_pool import RunnerPool
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -56,7 +57,9 @@ def test_collecting_equals_a_plain_loop_over_tasks(algo: MAML, shared: bool) -> 
     tasks = np.random.default_rng(0).uniform(-0.5, 0.5, (TASKS, 2))
     each = [{k: v.numpy() for k, v in spec.init_params(0 if shared else i).items()} for i in range(TASKS)]
     stacked = {k: np.stack([p[k] for p in each[: 1 if shared else TASKS]]) for k in each[0]}
-    summaries, blocks = collect(algo.env_runner_group, tasks, stacked, seed=9, phase=PHASE, timeout_s=60)
+    summaries, blocks = collect(
+        RunnerPool(algo.env_runner_group), tasks, stacked, seed=9, phase=PHASE, timeout_s=60
+    )
     expected = [
         rollout(env, task, spec, params, stream(9, *PHASE, i))
         for i, (task, params) in enumerate(zip(tasks, each, strict=True))
@@ -111,9 +114,9 @@ def test_tasks_differ_between_iterations_and_within_them() -> None:
     drawn = []
     original = algo._collect
 
-    def spy(tasks: np.ndarray, *arguments: Any) -> Any:
+    def spy(trials: Any, tasks: np.ndarray, *arguments: Any) -> Any:
         drawn.append(tasks)
-        return original(tasks, *arguments)
+        return original(trials, tasks, *arguments)
 
     algo._collect = spy
     for _ in range(2):

@@ -1,0 +1,94 @@
+"""Runners that are slow, gone for good, or hang: the others do the work, and the result is the same."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from maml_rl import MAML, MAMLConfig
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def config(env: str = "user_envs:Reach", num_env_runners: int = 0, **env_config: Any) -> MAMLConfig:
+    return (
+        MAMLConfig()
+        .environment(env, env_config=env_config)
+        .env_runners(num_env_runners=num_env_runners)
+        .training(meta_batch_size=8, episodes_per_task=3, horizon=6, hidden_sizes=(8,), cg_iterations=2)
+    )
+
+
+def params_after(algo: MAML, iterations: int) -> dict[str, np.ndarray]:
+    for _ in range(iterations):
+        algo.train()
+    return algo.meta_params()
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert all(np.array_equal(a[name], b[name]) for name in b)
+
+
+@pytest.fixture(scope="module")
+def expected(local_ray: None) -> dict[str, np.ndarray]:
+    algo = config().build_algo()
+    params = params_after(algo, 3)
+    algo.stop()
+    return params
+
+
+def test_a_runner_that_hangs_does_not_hold_up_the_others(
+    tmp_path: Path, expected: dict[str, np.ndarray]
+) -> None:
+    algo = config("user_envs:SlowOnce", 2, marker=str(tmp_path / "marker"), driver=os.getpid()).build_algo()
+    assert (tmp_path / "marker").exists()  # one of the two will hang
+    assert_same(params_after(algo, 3), expected)
+    for actor in algo.env_runner_group._worker_manager.actors().values():
+        ray.kill(actor)
+    algo.stop()
+
+
+def test_a_runner_that_is_gone_for_good_is_replaced(
+    expected: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
+) -> None:
+    algo = config(num_env_runners=2).build_algo()
+    algo.train()
+    manager = algo.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1], no_restart=True)
+    assert_same(params_after(algo, 2), expected)
+    for _ in range(600):
+        if manager.num_healthy_actors() == 2:
+            break
+        algo._runners.look()
+        time.sleep(0.1)
+    assert manager.num_healthy_actors() == 2
+    assert "gone for good" in caplog.text
+    replaced = ray.get(manager.actors()[1].sample_tasks.remote(2, 0, 1))
+    assert len(replaced) == 2
+    algo.stop()
+
+
+def test_a_runner_is_not_replaced_against_the_users_will(expected: dict[str, np.ndarray]) -> None:
+    algo = config(num_env_runners=2).fault_tolerance(restart_failed_env_runners=False).build_algo()
+    algo.train()
+    manager = algo.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1])
+    assert_same(params_after(algo, 2), expected)
+    time.sleep(1)
+    assert algo._runners.look() == []
+    assert manager.num_healthy_actors() == 1
+    algo.stop()
+
+
+@pytest.mark.parametrize("where", ["__init__", "sample_tasks", "reset", "step"])
+def test_an_environment_that_hangs_in_this_process_is_reported(where: str) -> None:
+    hanging = config("user_envs:Hangs", where=where)
+    hanging.sample_timeout_s = 1.0
+    with pytest.raises((TimeoutError, RuntimeError), match="sample_timeout_s"):
+        hanging.build_algo().train()

@@ -1,0 +1,109 @@
+"""Environments as users write them, beside the package's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class Reach(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A point on a line that is to reach a goal; an episode ends there, and ``info`` tells the distance."""
+
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self._scale, self._goal, self._x, self._t = scale, 0.0, 0.0, 0
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.choice([-0.5, 0.5], n)
+
+    def set_task(self, task: float) -> None:
+        self._goal = float(task)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._x, self._t = float(self.np_random.uniform(-0.1, 0.1)), 0
+        return self._observation(), {"distance": abs(self._x - self._goal)}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._x += 0.3 * float(action[0])
+        self._t += 1
+        distance = abs(self._x - self._goal)
+        return self._observation(), -distance, distance < 0.1, False, {"distance": distance}
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self._scale * (self._x + 0.3)], np.float32)
+
+
+class Forgetful(Reach):
+    """Draws its start from a generator that no seed reaches."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._x = float(np.random.default_rng().uniform(-0.1, 0.1))
+        return self._observation(), {}
+
+
+def normalised() -> gymnasium.Env[Any, Any]:
+    """With Gymnasium's wrapper, whose statistics survive a reset."""
+    return gymnasium.wrappers.NormalizeObservation(Reach())
+
+
+def rewards_normalised() -> gymnasium.Env[Any, Any]:
+    """With statistics of the rewards."""
+    return gymnasium.wrappers.NormalizeReward(Reach())
+
+
+class SlowOnce(Reach):
+    """Hangs in its tenth step, in the first process that makes one and finds no file at ``marker``."""
+
+    def __init__(self, marker: str, driver: int) -> None:
+        super().__init__()
+        self._slow, self._steps = False, 0
+        if os.getpid() != driver:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+                self._slow = True
+            except FileExistsError:
+                pass
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._slow and self._steps == 10:
+            time.sleep(3600)
+        return super().step(action)
+
+
+class Hangs(Reach):
+    """Never returns from a method of a chosen name."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = where
+        self._hang("__init__")
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        self._hang("sample_tasks")
+        return super().sample_tasks(n, rng)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._hang("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._hang("step")
+        return super().step(action)
+
+    def _hang(self, where: str) -> None:
+        if where == self._where:
+            time.sleep(3600)
+
+
+def log_length(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
+    """A callback."""
+    metrics_logger.log_value("longest", len(episode), reduce="max", window=1000)
