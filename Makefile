@@ -62,7 +62,7 @@ runs/paper/%/evaluation.json: | setup
 	$(BIN)/supervised evaluate $(@D)
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --durations 40
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -180,6 +180,7 @@ def test_purposes_have_numbers_of_their_own() -> None:
         "VIDEO": 5,
         "MINIBATCHES": 6,
         "CRITIC": 7,
+        "VALIDATION": 8,
     }
 
 

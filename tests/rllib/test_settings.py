@@ -22,10 +22,12 @@ from tiny_runs import (
     tiny_config,
 )
 
+from maml_rl.envs.rollout import Phase
 from maml_rl.experiments.training import RESULT_FIELDS, describe
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
+from maml_rl.rllib.metrics import Trials
 from maml_rl.rllib.rules import _EVALUATION, RESOURCES, RULES, TRAINING_FIELDS
 
 Changes = dict[str, tuple[dict[str, Any], Any]]
@@ -232,8 +234,10 @@ def test_no_action_is_drawn_with_less_than_min_std(settings: dict[str, Any], alg
     algo = algorithms.build(tiny_config(**settings, **BOUND, min_std=0.4, episodes_per_task=40))
     before = algo.meta_params()
     np.testing.assert_allclose(before["log_std"], math.log(0.3), rtol=1e-6)
-    tasks = algo._sample_tasks()
-    (trajectories,) = algo._collect(tasks, {k: v[None] for k, v in before.items()}, 0)
+    tasks = algo._sample_tasks(algo.config.meta_batch_size, Phase.TASKS)
+    trials = Trials()
+    algo._collect(trials, tasks, {k: v[None] for k, v in before.items()}, (Phase.ROLLOUT, 1, 0))
+    (trajectories,) = trials.blocks
     # From the origin, where zero biases make the mean zero, the first actions are the noise alone.
     first = np.concatenate([t.actions[:, 0] for t in trajectories])
     assert first.std() == pytest.approx(0.4, rel=0.15)
