@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from maml_rl.tools.command_line import print_json
+
+_NAMED = 5
 
 if TYPE_CHECKING:
     from maml_rl.experiments.evaluation import AdaptationResult
@@ -26,6 +29,7 @@ def evaluate(
     policy: Literal["best", "latest"] = "best",
     pretrained: FlagCreatePairsOff[bool] = False,
     env: str | None = None,
+    sample_timeout_s: float = 600.0,
     num_workers: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
@@ -44,6 +48,7 @@ def evaluate(
         policy: the policy with the best return after adaptation, or the latest one.
         pretrained: evaluate the policy that comes with the package; nothing is written.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        sample_timeout_s: longest time that the environment may take over one task's episodes.
         num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
         json: print JSON instead of a table.
@@ -52,10 +57,18 @@ def evaluate(
     from maml_rl.experiments.run import Run
     from maml_rl.policies.policy_file import load_policy, pretrained_policy
 
+    _check_workers(num_workers)
     folder = None if pretrained else Run.open(run)
     loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
     held_out = HeldOut(
-        loaded, steps=steps, inner_lr=inner_lr, episodes=episodes, tasks=tasks, seed=seed, env=env
+        loaded,
+        steps=steps,
+        inner_lr=inner_lr,
+        episodes=episodes,
+        tasks=tasks,
+        seed=seed,
+        env=env,
+        sample_timeout_s=sample_timeout_s,
     )
     result = _measure(held_out, num_workers, address)
     description = held_out.description()
@@ -76,6 +89,7 @@ def tune(
     seed: int = 1,
     policy: Literal["best", "latest"] = "best",
     env: str | None = None,
+    sample_timeout_s: float = 600.0,
     num_workers: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
@@ -90,6 +104,7 @@ def tune(
         seed: of the tasks and the rollouts.
         policy: the policy with the best return after adaptation, or the latest one.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        sample_timeout_s: longest time that the environment may take over one task's episodes.
         num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
         json: print JSON instead of a table.
@@ -98,27 +113,52 @@ def tune(
     from maml_rl.experiments.held_out import HeldOut
     from maml_rl.experiments.run import Run
 
+    _check_workers(num_workers)
+    if not inner_lr:
+        raise ValueError("inner_lr is empty; name at least one step size")
     if steps < 1:
         raise ValueError(
             f"steps is {steps}; it must be 1 or more: without a gradient step there is no step size"
         )
     loaded = Run.open(run).policy(policy)
     candidates = [
-        HeldOut(loaded, steps=steps, inner_lr=lr, tasks=tasks, seed=seed, env=env) for lr in inner_lr
+        HeldOut(
+            loaded,
+            steps=steps,
+            inner_lr=lr,
+            tasks=tasks,
+            seed=seed,
+            env=env,
+            sample_timeout_s=sample_timeout_s,
+        )
+        for lr in inner_lr
     ]
     results = {c.inner_lr: _measure(c, num_workers, address) for c in candidates}
-    best = max(results, key=lambda lr: results[lr].mean[-1])
+    finite = {lr: result.mean[-1] for lr, result in results.items() if math.isfinite(result.mean[-1])}
+    best = max(finite, key=lambda lr: finite[lr], default=None)
     if json:
         print_json({"run": str(run), "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
         return
     rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
     print(markdown_table(rows))
+    for lr, result in results.items():
+        if result.diverged:
+            print(f"{lr:g}: {_divergence(result)}")
+    if best is None:
+        raise ArithmeticError(
+            "inner_lr: adaptation diverges with every step size that was tried; try smaller ones"
+        )
     print(
         f"best step size after {steps} gradient step(s): {best:g}; use it with evaluate --inner-lr {best:g}"
     )
 
 
 # --- steps
+
+
+def _check_workers(num_workers: int | None) -> None:
+    if num_workers is not None and num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}; it must be 0 (this process) or more")
 
 
 def _print_table(held_out: HeldOut, description: dict[str, Any], result: AdaptationResult) -> None:
@@ -133,6 +173,18 @@ def _print_table(held_out: HeldOut, description: dict[str, Any], result: Adaptat
     print(markdown_table(rows))
     count = result.returns.shape[1]
     print(f"({count} tasks, {held_out.episodes} episodes per step, mean ± 95 % interval over tasks)")
+    if result.diverged:
+        print(_divergence(result))
+
+
+def _divergence(result: AdaptationResult) -> str:
+    """Which tasks left the finite numbers, the first few by name."""
+    named = [f"{task} (after {step} gradient steps)" for task, step in result.diverged.items()]
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return (
+        f"adaptation diverged on {len(named)} of {result.returns.shape[1]} tasks: parameters or episodes are not "
+        f"finite numbers, of task {', '.join(named[:_NAMED])}{more}; try a smaller inner_lr"
+    )
 
 
 def _measure(held_out: HeldOut, num_workers: int | None, address: str | None) -> AdaptationResult:

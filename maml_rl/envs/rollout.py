@@ -95,7 +95,6 @@ def rollout(
     observations, _ = env.reset(seed=env_seed)
     on_state(State(0, observations))
     episodes, horizon = env.num_envs, env.max_episode_steps
-    policy = NumpyPolicy(spec, params, episodes)
     low, high = env.single_action_space.low, env.single_action_space.high
     centre, scale = (high + low) / 2, (high - low) / 2
     noise = np.random.default_rng(noise_seed)
@@ -108,6 +107,7 @@ def rollout(
     alive = np.ones(episodes, bool)
     # Overflow and NaN are no warnings here: the learner finds them and names the task. (Of NaN fmax makes low.)
     with np.errstate(all="ignore"):
+        policy = NumpyPolicy(spec, params, episodes)
         for t in range(horizon):
             if t == len(all_rewards):
                 more = min(max(t, FIRST_STEPS), horizon - t)

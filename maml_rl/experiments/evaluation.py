@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +20,31 @@ from maml_rl.learning.meta_update import inner_loss
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.meta_params import split_meta_params
 from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.tools.files import write_atomically
+from maml_rl.tools.checks import COUNT_OR_ZERO, POSITIVE, checked
+from maml_rl.tools.files import strict_json, write_atomically
 from maml_rl.tools.intervals import interval_95
+from maml_rl.tools.time_limit import time_limit
 
 Tasks: TypeAlias = Sequence[Any] | np.ndarray
+SAMPLE_TIMEOUT_S = 600.0
 TASKS_PER_CHUNK = 5
 """Tasks adapted in one batch: bounds memory, and has no influence on the result of a task."""
 
 
 @dataclass(frozen=True)
 class AdaptationResult:
-    """Mean return of each task after each number of gradient steps: ``returns [steps + 1, tasks]``."""
+    """Mean return of each task after each number of gradient steps: ``returns [steps + 1, tasks]``.
+
+    A task's return is NaN where its parameters or its episodes were not finite numbers, and so is the mean.
+    """
 
     returns: np.ndarray
+
+    @property
+    def diverged(self) -> dict[int, int]:
+        """The tasks whose adaptation left the finite numbers, and after which gradient step."""
+        failed = np.isnan(self.returns)
+        return {int(task): int(failed[:, task].argmax()) for task in np.flatnonzero(failed.any(0))}
 
     @property
     def mean(self) -> np.ndarray:
@@ -52,6 +63,7 @@ class AdaptationResult:
             "mean": self.mean.tolist(),
             "interval_95": [None if np.isnan(x) else float(x) for x in self.interval],
             "tasks": self.returns.shape[1],
+            "diverged": {str(task): step for task, step in self.diverged.items()},
             "returns": self.returns.tolist(),
         }
 
@@ -61,7 +73,7 @@ class AdaptationResult:
             writer = csv.writer(file)
             writer.writerow(["gradient_steps", "mean", "interval_95"])
             writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, strict=True))
-        content = json.dumps({**description, **self.as_dict()}, indent=1) + "\n"
+        content = strict_json({**description, **self.as_dict()}) + "\n"
         write_atomically(folder / "adaptation.json", content.encode())
 
 
@@ -76,6 +88,8 @@ class Protocol:
         inner_lr: alpha of the first step, unless learned; all later steps take half of it (Finn et al. 2017,
             app. A.2).
         seed: of the rollouts and the fresh weights.
+        sample_timeout_s: longest time that the environment may take over one task's episodes, a training run's
+            by default.
     """
 
     spec: GaussianMLP
@@ -86,10 +100,12 @@ class Protocol:
     gae_lambda: float
     baseline_ridge: float
     seed: int
+    sample_timeout_s: float = SAMPLE_TIMEOUT_S
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps is {self.steps}; it must be 0 or more")
+        checked("steps", self.steps, COUNT_OR_ZERO)
+        checked("inner_lr", self.inner_lr, POSITIVE)
+        checked("sample_timeout_s", self.sample_timeout_s, POSITIVE)
 
     def initial_params(self, first_task: int, tasks: int) -> tuple[Params, InnerLR]:
         """Parameters stacked over tasks, and the first step size."""
@@ -114,12 +130,16 @@ def adaptation(
         first_task: index of ``tasks[0]``.
     """
     params, first_lr = protocol.initial_params(first_task, len(tasks))
+    limit_s = protocol.sample_timeout_s
     for step in range(protocol.steps + 1):
         trajectories = []
         for i, task in enumerate(tasks):
             task_params = {name: value[i].detach().numpy() for name, value in params.items()}
             seed = stream(protocol.seed, Phase.EVALUATION, first_task + i, step)
-            trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
+            with time_limit(
+                limit_s, f"task {first_task + i} took longer than sample_timeout_s={limit_s:g} s"
+            ):
+                trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
         yield params, trajectories
         if step < protocol.steps:
             samples = make_samples(
@@ -147,6 +167,7 @@ def evaluate(
 
     Raises:
         ValueError: there are no tasks.
+        TimeoutError: the environment hangs; in the main thread only.
     """
     if len(tasks) == 0:
         raise ValueError("tasks is empty; evaluation needs at least one task")
@@ -156,8 +177,14 @@ def evaluate(
         for start in range(0, len(tasks), TASKS_PER_CHUNK):
             chunk = tasks[start : start + TASKS_PER_CHUNK]
             steps = adaptation(env, protocol, chunk, first_task + start)
-            for step, (_, trajectories) in enumerate(steps):
-                returns[step, start : start + len(chunk)] = [t.mean_return for t in trajectories]
+            for step, (params, trajectories) in enumerate(steps):
+                finite = np.all(
+                    [v.detach().isfinite().flatten(1).all(1).numpy() for v in params.values()], axis=0
+                )
+                for i, (task, known) in enumerate(zip(trajectories, finite, strict=True)):
+                    # What is not finite acts all the same: clipped, in a corner of the action box.
+                    diverged = not known or task.nonfinite_field() is not None
+                    returns[step, start + i] = np.nan if diverged else task.mean_return
             on_progress(start + len(chunk))
     return AdaptationResult(returns)
 

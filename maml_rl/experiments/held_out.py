@@ -9,10 +9,12 @@ import numpy as np
 
 from maml_rl.envs import TaskVectorEnv, check_may_import, make_task_env
 from maml_rl.envs.rollout import Phase, stream
-from maml_rl.experiments.evaluation import Protocol, Tasks
+from maml_rl.experiments.evaluation import SAMPLE_TIMEOUT_S, Protocol, Tasks
 from maml_rl.experiments.methods import GUIDED, METHODS
 from maml_rl.experiments.presets import Return, get_experiment
 from maml_rl.policies.policy_file import PolicyFile
+from maml_rl.tools.checks import COUNT, POSITIVE, SEED, checked
+from maml_rl.tools.time_limit import time_limit
 
 
 class HeldOut:
@@ -26,6 +28,7 @@ class HeldOut:
         tasks: number of tasks, drawn with ``seed``; None is the paper's own 40 tasks.
         seed: of the rollouts.
         env: the policy's environment, where that is not the package's own: files do not choose what is imported.
+        sample_timeout_s: longest time that the environment may take over one task's episodes.
 
     Raises:
         ValueError: a number is out of range, or the policy is not adapted but ``steps`` were given.
@@ -42,6 +45,7 @@ class HeldOut:
         tasks: int | None = None,
         seed: int = 0,
         env: str | None = None,
+        sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     ) -> None:
         self.info = info = policy.info
         check_may_import(info["env"], env)
@@ -49,12 +53,14 @@ class HeldOut:
         method = METHODS[info["method"]]
         if not method.adapts and steps:
             raise ValueError(f"steps is {steps}, but a policy of method {info['method']!r} is not adapted")
-        if inner_lr is not None and inner_lr <= 0:
-            raise ValueError(f"inner_lr is {inner_lr}; it must be positive")
-        if tasks is not None and tasks < 1:
-            raise ValueError(f"tasks is {tasks}; it must be 1 or more")
-        self.inner_lr = info["inner_lr"] if inner_lr is None else inner_lr
-        self.episodes = self._experiment.test_episodes if episodes is None else episodes
+        if tasks is not None:
+            tasks = checked("tasks", tasks, COUNT)
+        self.inner_lr = float(
+            checked("inner_lr", info["inner_lr"] if inner_lr is None else inner_lr, POSITIVE)
+        )
+        self.episodes = checked(
+            "episodes", self._experiment.test_episodes if episodes is None else episodes, COUNT
+        )
         self.protocol = Protocol(
             spec=policy.spec,
             meta_params=None if info["method"] == "random" else policy.params,
@@ -63,7 +69,8 @@ class HeldOut:
             gamma=info["gamma"],
             gae_lambda=info["gae_lambda"],
             baseline_ridge=info["baseline_ridge"],
-            seed=seed,
+            seed=checked("seed", seed, SEED),
+            sample_timeout_s=sample_timeout_s,
         )
         self._task_count = tasks
         self.make_env = partial(
@@ -79,9 +86,14 @@ class HeldOut:
         """The held-out tasks."""
         if self._task_count is None and self._experiment.test_tasks is not None:
             return self._experiment.test_tasks()
-        env: TaskVectorEnv = self.make_env()
         rng = np.random.default_rng(stream(self.protocol.seed, Phase.EVALUATION_TASKS))
-        return env.sample_tasks(self._task_count or 40, rng)
+        limit_s = self.protocol.sample_timeout_s
+        with time_limit(limit_s, f"the environment drew no tasks within sample_timeout_s={limit_s:g} s"):
+            env: TaskVectorEnv = self.make_env()
+            try:
+                return env.sample_tasks(self._task_count or 40, rng)
+            finally:
+                env.close()
 
     @property
     def papers_row(self) -> tuple[Return, ...]:

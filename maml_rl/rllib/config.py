@@ -19,7 +19,8 @@ from maml_rl.learning.trpo import LineSearch
 from maml_rl.policies.mlp import GaussianMLP
 from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
-from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, plain, reject_unused
+from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, reject_unused
+from maml_rl.tools.checks import checked, plain
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
@@ -190,11 +191,9 @@ class MAMLConfig(AlgorithmConfig):
         self._reject_unknown_fields()
         if not self.in_evaluation:  # RLlib derives that configuration by itself and changes more
             reject_unused(self)
-        for name, (allowed, accepts) in RULES.items():
+        for name, rule in RULES.items():
             given = getattr(self, name)
-            value = plain(given)
-            if not accepts(value):
-                raise ValueError(f"{name} is {given!r}; it must be {allowed}")
+            value = checked(name, given, rule)
             if value is not given:
                 setattr(self, name, value)
         self.inner_lr = float(self.inner_lr)  # an integer is a number too

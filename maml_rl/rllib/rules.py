@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.learning.meta_update import HVPS
 from maml_rl.policies.mlp import ACTIVATIONS
+from maml_rl.tools.checks import (
+    BOOL,
+    COUNT,
+    COUNT_OR_ZERO,
+    FRACTION,
+    NON_NEGATIVE,
+    OPEN_UNIT,
+    POSITIVE,
+    SEED,
+    UNIT,
+    Rule,
+)
 
 HVP = Literal["finite_difference", "exact"]
 OuterUpdate = Literal["trpo", "ppo"]
@@ -159,79 +168,52 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
-def plain(value: Any) -> Any:
-    """Numbers of numpy as Python's, lists and arrays as tuples."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-Rule = tuple[str, Callable[[Any], bool]]
-_COUNT: Rule = ("a positive integer", _is_count)
-_COUNT_OR_ZERO: Rule = ("an integer >= 0", lambda v: _is_count(v) or (v == 0 and not isinstance(v, bool)))
-_BOOL: Rule = ("True or False", lambda v: isinstance(v, bool))
-_POSITIVE: Rule = ("a positive number", lambda v: _is_number(v) and v > 0)
-_NON_NEGATIVE: Rule = ("a number >= 0", lambda v: _is_number(v) and v >= 0)
-_UNIT: Rule = ("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1)
-_OPEN_UNIT: Rule = ("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
-_FRACTION: Rule = ("a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1)
-
 RULES: dict[str, Rule] = {
-    "inner_lr": _POSITIVE,
-    "inner_steps": _COUNT_OR_ZERO,
-    "context_size": _COUNT_OR_ZERO,
-    "learn_inner_lr": _BOOL,
-    "first_order": _BOOL,
+    "inner_lr": POSITIVE,
+    "inner_steps": COUNT_OR_ZERO,
+    "context_size": COUNT_OR_ZERO,
+    "learn_inner_lr": BOOL,
+    "first_order": BOOL,
     "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
-    "expert_std_scale": _POSITIVE,
-    "expert_clip": _BOOL,
-    "meta_batch_size": _COUNT,
-    "episodes_per_task": _COUNT,
-    "horizon": _COUNT,
-    "gamma": _UNIT,
-    "gae_lambda": _UNIT,
-    "baseline_ridge": _POSITIVE,
+    "expert_std_scale": POSITIVE,
+    "expert_clip": BOOL,
+    "meta_batch_size": COUNT,
+    "episodes_per_task": COUNT,
+    "horizon": COUNT,
+    "gamma": UNIT,
+    "gae_lambda": UNIT,
+    "baseline_ridge": POSITIVE,
     "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
-    "max_kl": _POSITIVE,
+    "max_kl": POSITIVE,
     "hvp": (" or ".join(HVPS), lambda v: v in HVPS),
-    "hvp_step": _POSITIVE,
-    "curvature_fraction": _FRACTION,
-    "cg_iterations": _COUNT,
-    "cg_residual_tol": _NON_NEGATIVE,
-    "cg_damping": _NON_NEGATIVE,
-    "line_search_steps": _COUNT,
-    "line_search_ratio": _OPEN_UNIT,
-    "lr": _POSITIVE,
-    "num_epochs": _COUNT,
-    "minibatch_size": _COUNT,
-    "clip_param": _OPEN_UNIT,
+    "hvp_step": POSITIVE,
+    "curvature_fraction": FRACTION,
+    "cg_iterations": COUNT,
+    "cg_residual_tol": NON_NEGATIVE,
+    "cg_damping": NON_NEGATIVE,
+    "line_search_steps": COUNT,
+    "line_search_ratio": OPEN_UNIT,
+    "lr": POSITIVE,
+    "num_epochs": COUNT,
+    "minibatch_size": COUNT,
+    "clip_param": OPEN_UNIT,
     "hidden_sizes": (
         "a sequence of positive integers",
-        lambda v: isinstance(v, tuple) and len(v) > 0 and all(_is_count(width) for width in v),
+        lambda v: isinstance(v, tuple) and len(v) > 0 and all(COUNT[1](width) for width in v),
     ),
     "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
-    "initial_std": _POSITIVE,
-    "min_std": _POSITIVE,
-    "seed": ("an integer from 0 to 2^32 - 1", lambda v: _COUNT_OR_ZERO[1](v) and v < 2**32),
-    "sample_timeout_s": _POSITIVE,
-    "num_env_runners": _COUNT_OR_ZERO,
-    "num_cpus_per_env_runner": _NON_NEGATIVE,
-    "num_gpus_per_env_runner": _NON_NEGATIVE,
-    "num_learners": _COUNT_OR_ZERO,
-    "num_cpus_per_learner": ("a number >= 0 or 'auto'", lambda v: v == "auto" or _NON_NEGATIVE[1](v)),
-    "num_gpus_per_learner": _NON_NEGATIVE,
-    "evaluation_interval": ("a positive integer or None", lambda v: v is None or _is_count(v)),
-    "evaluation_duration": _COUNT,
+    "initial_std": POSITIVE,
+    "min_std": POSITIVE,
+    "seed": SEED,
+    "sample_timeout_s": POSITIVE,
+    "num_env_runners": COUNT_OR_ZERO,
+    "num_cpus_per_env_runner": NON_NEGATIVE,
+    "num_gpus_per_env_runner": NON_NEGATIVE,
+    "num_learners": COUNT_OR_ZERO,
+    "num_cpus_per_learner": ("a number >= 0 or 'auto'", lambda v: v == "auto" or NON_NEGATIVE[1](v)),
+    "num_gpus_per_learner": NON_NEGATIVE,
+    "evaluation_interval": ("a positive integer or None", lambda v: v is None or COUNT[1](v)),
+    "evaluation_duration": COUNT,
 }
 RESOURCES = {name for name in RULES if name.startswith("num_") and name != "num_epochs"}
 _EVALUATION = ("evaluation_interval", "evaluation_duration")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
+
+from maml_rl.tools.files import strict_json
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "MAML_RL_DEBUG"
@@ -78,16 +78,7 @@ def _results_apart(active: bool) -> Iterator[None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """A result as strict JSON: what is not a finite number is null."""
-    text = json.dumps(_strict(value), indent=1, allow_nan=False)
-    print(text, file=_streams[-1] if _streams else sys.stdout)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _strict(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(strict_json(value), file=_streams[-1] if _streams else sys.stdout)
 
 
 def shell_line(*parts: object) -> str:

@@ -1,11 +1,14 @@
-"""Files that are either whole or absent; knows nothing of what they hold."""
+"""Files that are either whole or absent, and JSON that every reader takes."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -36,3 +39,16 @@ def remove_leftovers(folder: Path) -> None:
     """Delete what writers that were killed left half-written in a folder; nobody else may write there now."""
     for path in folder.glob(".*.tmp"):
         path.unlink()
+
+
+def strict_json(value: Any) -> str:
+    """JSON in which what is not a finite number is null: JSON has no NaN."""
+    return json.dumps(_strict(value), indent=1, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _strict(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

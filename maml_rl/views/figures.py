@@ -138,8 +138,9 @@ def make_panel(preset: str, methods: Mapping[str, Sequence[Run]]) -> Panel | Non
 def combine(results: Sequence[Mapping[str, Any]]) -> list[tuple[float, float | None]]:
     """Mean and 95 % interval over tasks of the evaluations of one method's runs, averaged task by task."""
     steps = min(len(result["returns"]) for result in results)
-    mean_of_runs = np.mean([result["returns"][:steps] for result in results], axis=0)
-    combined = AdaptationResult(mean_of_runs).as_dict()
+    # null, in the file, is the return of a task whose adaptation diverged
+    returns = np.array([result["returns"][:steps] for result in results], np.float64)
+    combined = AdaptationResult(returns.mean(0)).as_dict()
     return list(zip(combined["mean"], combined["interval_95"], strict=True))
 
 

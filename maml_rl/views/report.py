@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import mimetypes
 import os
 import tempfile
@@ -20,6 +21,7 @@ from maml_rl.experiments.presets import Return, get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.policies.policy_file import POLICY
 from maml_rl.tools.files import write_atomically
+from maml_rl.tools.intervals import with_interval
 from maml_rl.tools.run_directory import RunError, check_output, package_version
 from maml_rl.views.figures import Groups, draw_adaptation, draw_learning, draw_trajectories, group_runs
 
@@ -266,7 +268,8 @@ def _settings(run: Run) -> dict[str, str]:
 
 
 def _curve(result: Mapping[str, Any]) -> list[Return]:
-    return list(zip(result["mean"], result["interval_95"], strict=True))
+    means = (math.nan if mean is None else mean for mean in result["mean"])  # where adaptation diverged
+    return list(zip(means, result["interval_95"], strict=True))
 
 
 def _papers_curve(result: Mapping[str, Any]) -> Sequence[Return]:
@@ -277,7 +280,7 @@ def _papers_curve(result: Mapping[str, Any]) -> Sequence[Return]:
 
 
 def _returns(curve: Iterable[Return]) -> list[str]:
-    return [f"{mean:.2f}" + ("" if width is None else f" ± {width:.2f}") for mean, width in curve]
+    return [with_interval(mean, width, 2) for mean, width in curve]
 
 
 def _text(value: Any) -> str:

@@ -158,6 +158,42 @@ def test_wrong_input_is_one_line(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("inner-lr", ["nan", "inf", "-1", "0"]),
+        ("steps", ["-1"]),
+        ("episodes", ["0", "-2"]),
+        ("tasks", ["0", "-2"]),
+        ("seed", ["-1", str(2**32)]),
+        ("sample-timeout-s", ["0", "nan"]),
+        ("num-workers", ["-1"]),
+    ],
+)
+def test_options_of_evaluate_outside_their_range_are_named(
+    option: str, values: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maml_rl.tools.ray_start.start_ray", None)  # refused before anything starts
+    for value in values:
+        assert main(["evaluate", "point-nav", "--pretrained", f"--{option}", value]) == 2
+        line = capsys.readouterr().err
+        assert f"{option.replace('-', '_')} is {value}" in line
+        assert "must be" in line
+
+
+def test_a_step_size_that_diverges_is_no_result(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    local = ["--num-workers", "0", "--tasks", "3"]
+    here = ["evaluate", str(run), *local, "--episodes", "2", "--inner-lr", "1e38", "--steps", "1"]
+    assert main(here) == 0
+    assert "adaptation diverged on 3 of 3 tasks" in capsys.readouterr().out
+    assert main(["tune", str(run), *local, "--inner-lr", "0.1", "1e38"]) == 0
+    out = capsys.readouterr().out
+    assert "best step size after 1 gradient step(s): 0.1" in out
+    assert "1e+38: adaptation diverged" in out
+    assert main(["tune", str(run), *local, "--inner-lr", "1e38"]) == 1
+    assert "diverges with every step size" in capsys.readouterr().err
+
+
 def test_unknown_field_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["train", "point-nav", "--fast-lr", "0.1"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,3 +154,68 @@ def test_markdown_table() -> None:
         "| ours | -40.12 ± 4.00 | -11.00 |",
         "| paper | -40.41 ± 4.00 |",
     ]
+
+
+def diverging(task: int, step: int) -> Callable[..., Params]:
+    """Adaptation that leaves the finite numbers for one task, at one step."""
+    original, calls = evaluation.adapt, []
+
+    def adapt(*args: Any, **kwargs: Any) -> Params:
+        calls.append(None)
+        params = original(*args, **kwargs)
+        if len(calls) == step:
+            params["mean.weight"] = params["mean.weight"].detach().clone()
+            params["mean.weight"][task] = np.nan
+        return params
+
+    return adapt
+
+
+def test_a_task_that_diverges_is_named_and_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = run(goals(4))
+    assert sound.diverged == {}
+    monkeypatch.setattr(evaluation, "adapt", diverging(task=2, step=2))
+    result = run(goals(4))
+    assert result.diverged == {2: 2}
+    assert np.isnan(result.returns[2:, 2]).all()
+    others = [0, 1, 3]
+    np.testing.assert_array_equal(result.returns[:, others], sound.returns[:, others])
+    np.testing.assert_array_equal(result.returns[:2, 2], sound.returns[:2, 2])
+    # No mean over the tasks that were left: it would look like a result.
+    assert np.isfinite(result.mean[:2]).all()
+    assert np.isnan(result.mean[2:]).all()
+
+
+def test_step_sizes_beyond_all_numbers_diverge() -> None:
+    """Parameters overflow; what acts then is clipped and looks like a policy."""
+    result = run(goals(2), inner_lr=1e38)
+    assert set(result.diverged) == {0, 1}
+    assert np.isfinite(result.returns[0]).all()
+
+
+def test_results_that_are_not_finite_are_written_as_null(tmp_path: Path) -> None:
+    AdaptationResult(np.array([[1.0, 2.0], [np.nan, 3.0]])).save(tmp_path, {"preset": "x"})
+    content = json.loads((tmp_path / "adaptation.json").read_text(), parse_constant=pytest.fail)
+    assert content["mean"] == [1.5, None]
+    assert content["returns"] == [[1.0, 2.0], [None, 3.0]]
+    assert content["diverged"] == {"0": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("steps", v) for v in (-1, 1.5, True)),
+        *(("inner_lr", v) for v in (0.0, -1.0, np.nan, np.inf, "0.1")),
+        *(("sample_timeout_s", v) for v in (0, -1, np.nan)),
+    ],
+)
+def test_what_no_protocol_can_have_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{field} is .*; it must be"):
+        protocol(**{field: value})
+
+
+def test_an_environment_that_hangs_is_reported_with_its_task() -> None:
+    env = make_task_env("faulty_envs:HangingPointNav", 1, 3)
+    held = protocol(sample_timeout_s=0.5)
+    with pytest.raises(TimeoutError, match=r"task 5 took longer than sample_timeout_s=0.5 s"):
+        evaluate(env, held, goals(2), first_task=5)
