@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.checks import BOOL, COUNT, COUNT_OR_ZERO, POSITIVE, SEED, checked, one_of
 from maml_rl.tools.run_directory import RunDirectory
 from supervised.data.episodes import Examples, Purpose, Sampler, check_episodes, stream
 from supervised.experiments.training import TrainingRun
@@ -57,10 +58,10 @@ class MetaLearner:
         adapt_only: tuple[str, ...] = (),
         device: str = "cpu",
     ) -> None:
-        if not inner_lr > 0:
-            raise ValueError(f"inner_lr is {inner_lr}; it must be positive")
-        if inner_steps < 0:
-            raise ValueError(f"inner_steps is {inner_steps}; it must be 0 or more")
+        inner_lr = checked("inner_lr", inner_lr, POSITIVE)
+        inner_steps = checked("inner_steps", inner_steps, COUNT_OR_ZERO)
+        checked("first_order", first_order, BOOL)
+        checked("learn_inner_lr", learn_inner_lr, one_of(get_args(LearnInnerLR)))
         self.network = ModuleNetwork(module.to(device), adapt_only)
         self.device = torch.device(device)
         each = loss_of_each_task(loss)
@@ -117,13 +118,16 @@ class MetaLearner:
 
     def evaluate(self, sampler: Sampler, *, episodes: int, steps: int, seed: int = 0) -> Measurement:
         """Query loss and accuracy of test tasks after 0 .. ``steps`` gradient steps ``[steps + 1, tasks]``."""
-        drawn = sampler(stream(seed, Purpose.TEST), episodes)
+        checked("episodes", episodes, COUNT)
+        checked("steps", steps, COUNT_OR_ZERO)
+        drawn = sampler(stream(checked("seed", seed, SEED), Purpose.TEST), episodes)
         check_episodes(drawn, episodes)
         chunk = chunk_size(TrainingSettings())
         return adaptation_curve(self.learner, self.meta_params, drawn.to(self.device), steps, chunk)
 
     def adapt(self, inputs: Tensor, targets: Tensor, steps: int = 1) -> nn.Module:
         """A copy of the module, adapted to the examples ``[n, ...]`` of one task."""
+        checked("steps", steps, COUNT_OR_ZERO)
         support = Examples(inputs[None], targets[None]).to(self.device)
         parts = split(self.learner, self.meta_params, 1)
         adapted = adapted_params(self.learner, parts, support, steps, first_order=True)

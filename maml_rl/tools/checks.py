@@ -48,10 +48,6 @@ def integer_of_at_least(least: int) -> Rule:
     return f"an integer of at least {least}", lambda v: is_integer(v) and v >= least
 
 
-def number_of_at_least(least: float) -> Rule:
-    return f"a finite number of at least {least:g}", lambda v: is_number(v) and v >= least
-
-
 def one_of(allowed: tuple[str, ...]) -> Rule:
     return f"one of: {', '.join(allowed)}", lambda v: isinstance(v, str) and v in allowed
 

@@ -9,8 +9,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from maml_rl.tools.checks import BOOL, COUNT, NON_NEGATIVE, POSITIVE, Rule, integer_of_at_least, one_of
 from supervised.learning.meta_step import LearnInnerLR
-from supervised.learning.settings import ConfigError, TrainingSettings, at_least, one_of, positive
+from supervised.learning.settings import ConfigError, TrainingSettings
 
 Problem = Literal["sinusoid", "omniglot", "miniimagenet"]
 Method = Literal[
@@ -77,21 +78,30 @@ class ExperimentConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(self, "problem", get_args(Problem))
-        one_of(self, "method", METHODS[self.problem])
-        one_of(self, "learn_inner_lr", get_args(LearnInnerLR))
-        for name in ("shots", "query", "filters", "context_size", "test_episodes"):
-            at_least(self, name, 1)
-        at_least(self, "ways", 1 if self.problem == "sinusoid" else 2)
-        at_least(self, "inner_steps", 1)
-        at_least(self, "regularisation", 0)
-        positive(self, "inner_lr")
-        positive(self, "logit_scale")
-        if any(size < 1 for size in self.hidden_sizes) or (
-            self.problem == "sinusoid" and not self.hidden_sizes
-        ):
-            raise ConfigError(f"hidden_sizes is {self.hidden_sizes}; every size must be 1 or more")
+        if self.problem == "sinusoid" and not self.hidden_sizes:
+            raise ConfigError("hidden_sizes is (); the regressor of sinusoids is a dense network")
         self._check_unused()
+
+    def rules(self) -> dict[str, Rule]:
+        sizes: Rule = (
+            "a sequence of positive integers",
+            lambda v: isinstance(v, tuple) and all(COUNT[1](size) for size in v),
+        )
+        return {
+            "problem": one_of(get_args(Problem)),
+            "method": one_of(METHODS[self.problem] if self.problem in get_args(Problem) else ()),
+            **super().rules(),
+            "ways": integer_of_at_least(1 if self.problem == "sinusoid" else 2),
+            **dict.fromkeys(
+                ("shots", "query", "filters", "context_size", "test_episodes", "inner_steps"), COUNT
+            ),
+            "inner_lr": POSITIVE,
+            "learn_inner_lr": one_of(get_args(LearnInnerLR)),
+            "logit_scale": POSITIVE,
+            "hidden_sizes": sizes,
+            "adapt_norm": BOOL,
+            "regularisation": NON_NEGATIVE,
+        }
 
     def _check_unused(self) -> None:
         """Refuse fields that the problem or method would not read."""

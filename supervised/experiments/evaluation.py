@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.checks import COUNT, COUNT_OR_ZERO, SEED, checked
+from maml_rl.tools.files import strict_json, write_atomically
 from maml_rl.tools.intervals import interval_95, with_interval
 from supervised.data.episodes import Episodes, Purpose, Sampler, stream
 from supervised.experiments.config import MULTI_TASK
@@ -81,8 +82,8 @@ def evaluate(
     Raises:
         ValueError: no episodes, or a negative number of steps.
     """
-    if episodes < 1 or steps < 0:
-        raise ValueError(f"episodes is {episodes}, steps is {steps}; they must be at least 1 and 0")
+    episodes, steps = checked("episodes", episodes, COUNT), checked("steps", steps, COUNT_OR_ZERO)
+    seed = checked("seed", seed, SEED)
     measure = _Measure(experiment, params, steps, episodes, seed, on_progress)
     if experiment.config.problem == "sinusoid":
         return [measure.sinusoids(shots) for shots in SINUSOID_SHOTS]
@@ -178,7 +179,7 @@ def save_rows(rows: list[Row], folder: Path) -> None:
             for step, (mean, interval) in enumerate(zip(row.mean, row.interval, strict=True)):
                 writer.writerow([row.name, step, mean, interval, row.step_size, row.values.shape[1]])
     content = [row.as_dict() for row in rows]
-    (folder / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_atomically(folder / "evaluation.json", (strict_json(content) + "\n").encode())
 
 
 def markdown_table(rows: list[Row], digits: int) -> str:

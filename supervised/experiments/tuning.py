@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from maml_rl.tools.checks import COUNT, checked
 from supervised.experiments.config import ExperimentConfig
 from supervised.experiments.experiment import Experiment
 from supervised.experiments.training import TrainingRun
@@ -70,8 +71,7 @@ def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict
 
     Ray runs as many at once as the machine has cores. The draw is a function of the configuration's seed.
     """
-    if samples < 1:
-        raise ConfigError(f"samples is {samples}; it must be 1 or more")
+    samples = checked("samples", samples, COUNT, ConfigError)
     from ray import tune
 
     from maml_rl.tools.ray_start import start_ray

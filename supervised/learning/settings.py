@@ -5,9 +5,20 @@ Sources: *paper* = Finn, Abbeel & Levine 2017, arXiv 1703.03400; *code* = the au
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+from maml_rl.tools.checks import (
+    BOOL,
+    COUNT,
+    COUNT_OR_ZERO,
+    NON_NEGATIVE,
+    POSITIVE,
+    SEED,
+    Rule,
+    checked,
+    one_of,
+)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -52,41 +63,27 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "iterations",
-            "meta_batch_size",
-            "report_every",
-            "validate_every",
-            "validation_episodes",
-        ):
-            at_least(self, name, 1)
-        for name in ("test_steps", "tasks_per_chunk", "seed", "gradient_clip"):
-            at_least(self, name, 0)
-        positive(self, "meta_lr")
-        one_of(self, "precision", get_args(Precision))
+        for name, rule in self.rules().items():
+            # Frozen for others: here numbers of numpy become Python's.
+            object.__setattr__(self, name, checked(name, getattr(self, name), rule, ConfigError))
         if self.validate_every % self.report_every:
             raise ConfigError(
                 f"validate_every is {self.validate_every}; it must be a multiple of report_every, "
                 f"{self.report_every}"
             )
 
-
-def at_least(config: TrainingSettings, name: str, least: float) -> None:
-    """Refuse a field that is less, or not finite."""
-    value = getattr(config, name)
-    if not value >= least or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value}; it must be {least} or more")
-
-
-def positive(config: TrainingSettings, name: str) -> None:
-    """Refuse a field that is not a positive number."""
-    value = getattr(config, name)
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name} is {value}; it must be positive")
-
-
-def one_of(config: TrainingSettings, name: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a field whose value is not allowed."""
-    value = getattr(config, name)
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; it must be one of: {', '.join(allowed)}")
+    def rules(self) -> dict[str, Rule]:
+        """What each field may be."""
+        return {
+            **dict.fromkeys(
+                ("iterations", "meta_batch_size", "report_every", "validate_every", "validation_episodes"),
+                COUNT,
+            ),
+            **dict.fromkeys(("test_steps", "tasks_per_chunk"), COUNT_OR_ZERO),
+            "meta_lr": POSITIVE,
+            "meta_lr_decay": BOOL,
+            "gradient_clip": NON_NEGATIVE,
+            "precision": one_of(get_args(Precision)),
+            "capture_graph": BOOL,
+            "seed": SEED,
+        }

@@ -214,7 +214,7 @@ def test_wrong_input_is_named(
         ("train",): "preset is missing; it must be one of: sinusoid",
         ("train", "mnist"): "preset is 'mnist'; it must be one of: sinusoid",
         ("train", "sinusoid", "--output", sinusoid): "exists and is not empty",
-        ("train", "sinusoid", "--inner-lr", "-1"): "inner_lr is -1.0; it must be positive",
+        ("train", "sinusoid", "--inner-lr", "-1"): "inner_lr is -1.0; it must be a positive number",
         ("train", "omniglot-5w1s"): "data is missing: omniglot needs --data",
         ("train", *few): "has 2 images; shots 5 + query 5 need 10",
         (
@@ -244,7 +244,7 @@ def test_wrong_input_is_named(
         ("table",): "runs is empty",
         ("tune", "sinusoid", "nothing=1,2"): "search names the field 'nothing'",
         ("tune", "sinusoid", "inner_lr=2..1"): "a range must be LOW..HIGH",
-        ("tune", "sinusoid", "inner_lr=0,1"): "inner_lr is 0; it must be positive",
+        ("tune", "sinusoid", "inner_lr=0,1"): "inner_lr is 0; it must be a positive number",
     }
     for arguments, message in cases.items():
         output = () if arguments[0] != "train" or "--output" in arguments or "--resume" in arguments else None

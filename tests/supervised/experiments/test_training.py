@@ -241,10 +241,10 @@ def test_a_run_goes_on_with_the_settings_it_was_trained_with(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"meta_batch_size": 0}, "meta_batch_size is 0; it must be 1 or more"),
-        ({"inner_lr": -1.0}, "inner_lr is -1.0; it must be positive"),
-        ({"inner_lr": math.nan}, "inner_lr is nan; it must be positive"),
-        ({"logit_scale": 0.0}, "logit_scale is 0.0; it must be positive"),
+        ({"meta_batch_size": 0}, "meta_batch_size is 0; it must be a positive integer"),
+        ({"inner_lr": -1.0}, "inner_lr is -1.0; it must be a positive number"),
+        ({"inner_lr": math.nan}, "inner_lr is nan; it must be a positive number"),
+        ({"logit_scale": 0.0}, "logit_scale is 0.0; it must be a positive number"),
         ({"logit_scale": 2.0}, "logit_scale is 2.0, but sinusoid with method maml does not use it"),
         ({"precision": "float16"}, "precision is 'float16'; it must be one of: float32, bfloat16"),
         ({"validate_every": 750}, "validate_every is 750; it must be a multiple of report_every, 500"),
@@ -252,7 +252,7 @@ def test_a_run_goes_on_with_the_settings_it_was_trained_with(tmp_path: Path) -> 
         ({"ways": 5}, "ways is 5, but sinusoid with method maml does not use it"),
         ({"regularisation": 0.1}, "regularisation is 0.1, but sinusoid with method maml does not use it"),
         ({"hidden_sizes": ()}, r"hidden_sizes is \(\)"),
-        ({"problem": "omniglot", "ways": 1}, "ways is 1; it must be 2 or more"),
+        ({"problem": "omniglot", "ways": 1}, "ways is 1; it must be an integer of at least 2"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, object], message: str) -> None:
@@ -345,3 +345,25 @@ def test_nearest_neighbour_needs_the_right_labels_too(trained: tuple[Learner, Pa
     assert measured(wrong) < 0.25
     itself = Episodes(episodes.support, episodes.support)
     assert measured(itself) == 1
+
+
+HOSTILE = (math.nan, math.inf, -math.inf, -1, -0.5, "3", None, [], {}, b"1", 1j, np.float64("nan"))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ExperimentConfig)])
+def test_no_field_takes_what_it_cannot_mean(name: str) -> None:
+    for value in HOSTILE:
+        with pytest.raises(ConfigError, match=rf"^{name} is "):
+            ExperimentConfig(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = ExperimentConfig(
+        inner_lr=np.float32(0.5),  # type: ignore[arg-type]
+        shots=np.int64(3),  # type: ignore[arg-type]
+        hidden_sizes=np.array([8, 9]),  # type: ignore[arg-type]
+        meta_lr_decay=np.bool_(True),  # type: ignore[arg-type]
+    )
+    assert config == ExperimentConfig(inner_lr=0.5, shots=3, hidden_sizes=(8, 9), meta_lr_decay=True)
+    assert type(config.shots) is int
+    json.dumps(dataclasses.asdict(config))
