@@ -34,7 +34,8 @@ class MetaLearner:
     """MAML for any ``torch.nn.Module``.
 
     Args:
-        module: any module without running statistics or dropout; its parameters are where training starts.
+        module: any module that is a function of its parameters and inputs: running statistics and dropout only in
+            ``.eval()``. Its parameters are where training starts; those with ``requires_grad=False`` stay.
         loss: of one task, ``(outputs, targets) -> scalar``, differentiable twice unless ``first_order``.
         inner_lr: step size of the adaptation, or its initial value when it is learned.
         inner_steps: gradient steps in training.
@@ -42,7 +43,12 @@ class MetaLearner:
         learn_inner_lr: learn one step size (``"scalar"``), one per layer, or one per parameter.
         accuracy: of one task, ``(outputs, targets) -> scalar``, to be shown and to choose the best model by.
         adapt_only: prefixes of the parameters that adaptation changes; all by default.
+        vectorize: compute the tasks one after the other (False) or insist on ``torch.func.vmap`` (True); by default
+            whichever the module allows, with the same result.
         device: where to compute.
+
+    Raises:
+        ValueError: a setting, or the module, is not as it must be.
     """
 
     def __init__(
@@ -56,13 +62,14 @@ class MetaLearner:
         learn_inner_lr: LearnInnerLR = "no",
         accuracy: Callable[[Tensor, Tensor], Tensor] | None = None,
         adapt_only: tuple[str, ...] = (),
+        vectorize: bool | None = None,
         device: str = "cpu",
     ) -> None:
         inner_lr = checked("inner_lr", inner_lr, POSITIVE)
         inner_steps = checked("inner_steps", inner_steps, COUNT_OR_ZERO)
         checked("first_order", first_order, BOOL)
         checked("learn_inner_lr", learn_inner_lr, one_of(get_args(LearnInnerLR)))
-        self.network = ModuleNetwork(module.to(device), adapt_only)
+        self.network = ModuleNetwork(module.to(device), adapt_only, vectorize)
         self.device = torch.device(device)
         each = loss_of_each_task(loss)
         self.learner = Learner(

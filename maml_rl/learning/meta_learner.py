@@ -63,7 +63,15 @@ def adapt(
             losses = loss_fn(start, data)
             # A step size that all share multiplies the losses: fewer operations than on every parameter.
             weights = torch.full_like(losses, -shared)
-            steps = torch.autograd.grad(losses, list(start.values()), weights, create_graph=not first_order)
+            # The gradient of a parameter that the loss does not use is zero.
+            steps = torch.autograd.grad(
+                losses,
+                list(start.values()),
+                weights,
+                create_graph=not first_order,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         params = {
             name: value + (step if own is None else own[name] * step)
             for (name, value), step in zip(params.items(), steps, strict=True)

@@ -151,14 +151,27 @@ def meta_gradient(
             learner, parts, chunk.support, learner.inner_steps, first_order=learner.first_order
         )
         result = measure(learner, params, chunk.query)
-        weights = torch.full_like(result.losses, 1 / episodes.tasks)
-        gradients = torch.autograd.grad(result.losses, list(meta_params.values()), weights, allow_unused=True)
+        gradients = _gradients(result.losses, meta_params, 1 / episodes.tasks)
         for name, gradient in zip(meta_params, gradients, strict=True):
             if gradient is None:  # without inner steps the step sizes play no part
                 gradient = torch.zeros_like(meta_params[name])
             total[name] = total[name] + gradient if name in total else gradient
         measured.append(Measurement(result.losses.detach(), result.accuracies))
     return total, join(measured)
+
+
+def _gradients(losses: Tensor, meta_params: Params, weight: float) -> tuple[Tensor | None, ...]:
+    weights = torch.full_like(losses, weight)
+    try:
+        return torch.autograd.grad(losses, list(meta_params.values()), weights, allow_unused=True)
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise ValueError(
+            f"the module or the loss has no second derivative ({error}), which MAML needs: use the first-order "
+            "method (first_order=True) or, for attention, call it within "
+            "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+        ) from error
 
 
 def adaptation_curve(

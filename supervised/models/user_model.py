@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,62 +15,80 @@ from torch.func import functional_call, vmap
 
 from maml_rl.learning.meta_learner import Params
 
-# Modules that a vmap over tasks would get wrong or refuses. Batch normalisation's second derivative with
-# respect to an adapted scale is silently wrong under vmap (torch 2.13); recurrent modules are refused where
-# their kernels have no batching rule.
-_NOT_UNDER_VMAP = (nn.modules.batchnorm._BatchNorm, nn.RNNBase)
+logger = logging.getLogger(__name__)
+
+# The second derivative with respect to an adapted scale is silently wrong under vmap (torch 2.13).
+_WRONG_UNDER_VMAP = (nn.modules.batchnorm._BatchNorm,)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModuleNetwork:
     """A module as a network (``networks.Network``): its parameters as values, never swapped in and kept.
 
-    Tasks are computed at once by ``torch.func.vmap``, or one after the other where vmap would be wrong (batch
-    normalisation) or is refused (recurrent modules).
+    Parameters with ``requires_grad=False`` are part of the module and not of the meta-parameters: they are neither
+    adapted nor trained. One that ``forward`` does not use stays as it is.
+
+    Tasks are computed at once by ``torch.func.vmap``. Where vmap is wrong (batch normalisation) or refuses the
+    module (its first call shows it: recurrent cells, code that branches on data or writes in place), they are
+    computed one after the other, with the same result.
 
     Attributes:
-        module: its parameters at construction are where training starts. It must not keep state: batch
-            normalisation needs ``track_running_stats=False``.
+        module: its parameters at construction are where training starts. It must be a function of its parameters
+            and inputs: nothing random, no state that a call changes (both are fine in ``.eval()``).
         adapt_only: prefixes of the parameters that the inner loop changes; empty for all.
+        vectorize: False computes tasks one after the other; True insists on vmap; None finds out.
     """
 
     module: nn.Module
     adapt_only: tuple[str, ...] = ()
+    vectorize: bool | None = None
+    _at_once: bool | None = field(default=None, init=False, repr=False)
+    _writes_to_inputs: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, part in self.module.named_modules():
-            if getattr(part, "track_running_stats", False):
+            _check_repeatable(name or type(part).__name__, part)
+        names = list(self.init_params(None))
+        if not names:
+            raise ValueError("module: no parameter has requires_grad=True; there is nothing to learn")
+        for prefix in self.adapt_only:
+            if not any(name.startswith(prefix) for name in names):
                 raise ValueError(
-                    f"module {name or type(part).__name__} tracks running statistics, which adaptation to one "
-                    "task would change for all; construct it with track_running_stats=False"
+                    f"adapt_only holds {prefix!r}, but no trainable parameter begins so: {', '.join(names)}"
                 )
-            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0:
-                raise ValueError(
-                    f"module {name}: dropout is random, but a run is a function of its seed; set p to 0"
-                )
-        names = [name for name, _ in self.module.named_parameters()]
-        if not any(self.adapted(name) for name in names):
-            raise ValueError(f"adapt_only is {self.adapt_only}; no parameter begins so: {', '.join(names)}")
+        if self.vectorize not in (None, True, False):
+            raise ValueError(f"vectorize is {self.vectorize!r}; it must be True, False or None")
 
-    def init_params(self, rng: np.random.Generator) -> Params:
-        """Copies of the module's parameters: the seed is not used."""
-        return {name: value.detach().clone() for name, value in self.module.named_parameters()}
+    def init_params(self, rng: np.random.Generator | None) -> Params:
+        """Copies of the module's trainable parameters: no random numbers are used."""
+        return {
+            name: value.detach().clone()
+            for name, value in self.module.named_parameters()
+            if value.requires_grad
+        }
 
     def adapted(self, name: str) -> bool:
         return not self.adapt_only or name.startswith(self.adapt_only)
 
     def __call__(self, params: Params, inputs: Tensor) -> Tensor:
-        def one_task(params: Params, inputs: Tensor) -> Tensor:
-            return functional_call(self.module, params, (inputs,))
+        if self._at_once is None:
+            self._at_once = self._try(params, inputs)
+        if self._writes_to_inputs:
+            inputs = inputs.clone()
+        return vmap(self._one_task)(params, inputs) if self._at_once else self._stack(params, inputs)
 
-        if self.one_by_one:
-            return _stack(one_task, params, inputs)
-        return vmap(one_task)(params, inputs)
+    def _one_task(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        outputs = functional_call(self.module, dict(params), (inputs,))
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"module: forward returned {type(outputs).__name__}; it must return one tensor")
+        return outputs
 
-    @functools.cached_property
-    def one_by_one(self) -> bool:
-        """Whether tasks are computed one after the other."""
-        return any(isinstance(part, _NOT_UNDER_VMAP) for part in self.module.modules())
+    def _stack(self, params: Params, inputs: Tensor) -> Tensor:
+        tasks = [
+            self._one_task({name: value[i] for name, value in params.items()}, inputs[i])
+            for i in range(len(inputs))
+        ]
+        return torch.stack(tasks)
 
     def module_with(self, params: Params) -> nn.Module:
         """A copy of the module that holds ``params``."""
@@ -77,9 +96,76 @@ class ModuleNetwork:
         module.load_state_dict(params, strict=False)
         return module
 
+    # --- the first call
 
-def _stack(function: Callable[[Params, Tensor], Tensor], params: Params, inputs: Tensor) -> Tensor:
-    tasks = [
-        function({name: value[i] for name, value in params.items()}, inputs[i]) for i in range(len(inputs))
-    ]
-    return torch.stack(tasks)
+    @torch.enable_grad()
+    def _try(self, params: Params, inputs: Tensor) -> bool:
+        """Whether tasks can be computed at once: whether the first two have the same outputs and gradients so.
+
+        Raises:
+            ValueError: the module is not a function of parameters and inputs, or ``vectorize`` insists in vain.
+        """
+        few = {name: value[:2].detach().clone().requires_grad_() for name, value in params.items()}
+        given = inputs[:2].clone()
+        expected = _with_gradients(self._plain(few, given), few)
+        self._writes_to_inputs = given._version > 0
+        if self.vectorize is False:
+            return False
+        if any(isinstance(part, _WRONG_UNDER_VMAP) for part in self.module.modules()):
+            if self.vectorize:
+                raise ValueError("vectorize is True, but vmap gets batch normalisation wrong; leave it out")
+            return False
+        try:
+            found = _with_gradients(vmap(self._one_task)(few, inputs[:2].clone()), few)
+        except Exception as error:  # what vmap refuses, it refuses with many classes
+            if self.vectorize:
+                raise ValueError(f"vectorize is True, but vmap refuses the module: {error}") from error
+            logger.info("tasks are computed one after the other, for vmap refuses the module: %s", error)
+            return False
+        return all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+            for a, b in zip(found, expected, strict=True)
+        )
+
+    def _plain(self, params: Params, inputs: Tensor) -> Tensor:
+        """The outputs, without vmap; what the module must not do is found on the way."""
+        state = {name: value.clone() for name, value in self.module.named_buffers()}
+        random = torch.get_rng_state()
+        outputs = self._stack(params, inputs)
+        if not torch.equal(random, torch.get_rng_state()):
+            raise ValueError(
+                "module: forward draws random numbers, but a run is a function of its seed; remove what is random, "
+                "or call .eval() where that turns it off"
+            )
+        for name, value in self.module.named_buffers():
+            if not torch.equal(state[name], value):
+                raise ValueError(
+                    f"module: forward changes the buffer {name}, which adaptation to one task would change for all"
+                )
+        return outputs
+
+
+def _with_gradients(outputs: Tensor, params: Params) -> list[Tensor]:
+    objective = outputs.square().sum()
+    if not objective.requires_grad:
+        raise ValueError("module: the outputs do not depend on any trainable parameter")
+    gradients = torch.autograd.grad(
+        objective, list(params.values()), allow_unused=True, materialize_grads=True
+    )
+    return [outputs, *gradients]
+
+
+def _check_repeatable(name: str, part: nn.Module) -> None:
+    """Refuse what is known to be random or to keep state, unless it is switched off by ``.eval()``."""
+    if not part.training:
+        return
+    if getattr(part, "track_running_stats", False):
+        raise ValueError(
+            f"module {name} tracks running statistics, which adaptation to one task would change for all; "
+            "construct it with track_running_stats=False, or call .eval() to use those it has"
+        )
+    dropout: Any = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
+    if isinstance(dropout, float) and dropout > 0:
+        raise ValueError(
+            f"module {name}: dropout is random, but a run is a function of its seed; set it to 0, or call .eval()"
+        )

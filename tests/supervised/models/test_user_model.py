@@ -12,8 +12,10 @@ import pytest
 import torch
 from paths import ROOT
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, mse_loss
 
+from maml_rl.learning.meta_learner import stack_params
 from supervised import Episodes, Examples, MetaLearner
 from supervised.learning.losses import loss_of_each_task
 from supervised.learning.meta_step import Learner, meta_gradient
@@ -51,28 +53,43 @@ def small_module() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def gradients(module: nn.Module, episodes: Episodes) -> dict[str, Tensor]:
+def goes_at_once(network: ModuleNetwork, episodes: Episodes) -> bool:
+    """Whether the network computes several tasks by vmap."""
+    params = stack_params(network.init_params(None), episodes.tasks)
+    network(params, episodes.support.inputs)
+    assert network._at_once is not None
+    return network._at_once
+
+
+def gradients(
+    module: nn.Module, episodes: Episodes, vectorize: bool | None = None, first_order: bool = False
+) -> dict[str, Tensor]:
     each = loss_of_each_task(mse_loss)
-    network = ModuleNetwork(module)
+    network = ModuleNetwork(module, vectorize=vectorize)
     params = {k: v.requires_grad_() for k, v in network.init_params(np.random.default_rng(0)).items()}
-    return meta_gradient(Learner(network, each, each, 0.1, 2), params, episodes, episodes.tasks)[0]
+    learner = Learner(network, each, each, 0.1, 2, first_order)
+    return meta_gradient(learner, params, episodes, episodes.tasks)[0]
 
 
 def plain_gradients(module: nn.Module, episodes: Episodes) -> list[Tensor]:
     """A loop over tasks with ``functional_call``."""
-    params = dict(module.named_parameters())
+    params = {name: value for name, value in module.named_parameters() if value.requires_grad}
     total = torch.zeros(())
     for task in range(episodes.tasks):
         adapted: dict[str, Tensor] = params
         for _ in range(2):
-            outputs = torch.func.functional_call(module, adapted, (episodes.support.inputs[task],))
+            outputs = torch.func.functional_call(module, adapted, (episodes.support.inputs[task].clone(),))
             grads = torch.autograd.grad(
-                mse_loss(outputs, episodes.support.targets[task]), list(adapted.values()), create_graph=True
+                mse_loss(outputs, episodes.support.targets[task]),
+                list(adapted.values()),
+                create_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
             adapted = {k: v - 0.1 * g for (k, v), g in zip(adapted.items(), grads, strict=True)}
-        outputs = torch.func.functional_call(module, adapted, (episodes.query.inputs[task],))
+        outputs = torch.func.functional_call(module, adapted, (episodes.query.inputs[task].clone(),))
         total = total + mse_loss(outputs, episodes.query.targets[task]) / episodes.tasks
-    return list(torch.autograd.grad(total, list(params.values())))
+    return list(torch.autograd.grad(total, list(params.values()), allow_unused=True, materialize_grads=True))
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -82,10 +99,194 @@ def test_a_modules_meta_gradient_is_a_plain_loops(norm: bool) -> None:
     module = nn.Sequential(*layers, nn.Tanh(), nn.Linear(5, 1)).double()
     episodes = lines(np.random.default_rng(0), 3)
     episodes = Episodes(*(Examples(x.double(), y.double()) for x, y in episodes))
-    assert ModuleNetwork(module).one_by_one == norm  # vmap would get the scale's second derivative wrong
+    # vmap would get the scale's second derivative wrong
+    assert goes_at_once(ModuleNetwork(module), episodes) != norm
     expected = plain_gradients(module, episodes)
     for found, value in zip(gradients(module, episodes).values(), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
+
+
+class Plain(nn.Module):
+    """A hidden layer, and what comes between the two layers; one that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.unused = nn.Linear(1, 5), nn.Linear(5, 1), nn.Linear(2, 3)
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(hidden)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.between(self.first(inputs)))
+
+
+class Branching(Plain):
+    def between(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(hidden) if hidden.sum() > 0 else torch.sin(hidden)
+
+
+class InPlace(Plain):
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs *= 2  # the caller's
+        outputs = torch.zeros(len(inputs), 1, dtype=inputs.dtype)
+        outputs += super().forward(inputs.clone())
+        return outputs
+
+
+class Cell(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(5, 5)
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return self.cell(hidden, self.cell(hidden))[0]
+
+
+class Looping(Plain):
+    def between(self, hidden: Tensor) -> Tensor:
+        for _ in range(int(hidden.abs().max().item() * 3)):
+            hidden = torch.tanh(hidden)
+        return hidden
+
+
+class Numpy(Plain):
+    """Reads values, as code that branches on data does."""
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(hidden) * float(hidden.detach().numpy().std())
+
+
+def doubles(seed: int = 0, tasks: int = 3) -> Episodes:
+    episodes = lines(np.random.default_rng(seed), tasks)
+    return Episodes(*(Examples(x.double(), y.double()) for x, y in episodes))
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(1)
+    return kind().double()
+
+
+@pytest.mark.parametrize("kind", [Plain, Branching, InPlace, Cell, Looping, Numpy])
+@pytest.mark.parametrize("vectorize", [None, False])
+def test_what_vmap_refuses_has_a_plain_loops_gradients(kind: type[nn.Module], vectorize: bool | None) -> None:
+    module, episodes = made(kind), doubles()
+    inputs = episodes.support.inputs.clone()
+    expected = plain_gradients(module, episodes)
+    found = gradients(module, episodes, vectorize)
+    for (name, gradient), value in zip(found.items(), expected, strict=True):
+        torch.testing.assert_close(gradient, value, rtol=1e-9, atol=1e-12)
+        assert gradient.any() != name.startswith("unused")
+    assert torch.equal(episodes.support.inputs, inputs)
+    assert goes_at_once(ModuleNetwork(module, vectorize=vectorize), episodes) == (
+        kind is Plain and vectorize is None
+    )
+
+
+def test_vectorize_insists() -> None:
+    assert goes_at_once(ModuleNetwork(made(Plain), vectorize=True), doubles())
+    with pytest.raises(ValueError, match="vectorize is True, but vmap refuses the module"):
+        gradients(made(Branching), doubles(), vectorize=True)
+    normed = nn.Sequential(nn.BatchNorm1d(1, track_running_stats=False), nn.Linear(1, 1)).double()
+    with pytest.raises(ValueError, match="vectorize is True, but vmap gets batch normalisation wrong"):
+        gradients(normed, doubles(), vectorize=True)
+
+
+def test_frozen_parameters_are_neither_adapted_nor_trained() -> None:
+    module = small_module()
+    module[0].requires_grad_(False)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    learner = MetaLearner(module, mse_loss, inner_lr=0.1, learn_inner_lr="layer")
+    assert set(learner.meta_params) == {"2.weight", "2.bias"}
+    learner.fit(lines, iterations=3, meta_batch_size=2)
+    assert set(learner.step_sizes) == {"2"}
+    assert not torch.equal(learner.meta_params["2.weight"], before["2.weight"])
+    support = lines(np.random.default_rng(0), 1).support
+    adapted = dict(learner.adapt(support.inputs[0], support.targets[0]).named_parameters())
+    changed = {name for name, value in adapted.items() if not torch.equal(value, before[name])}
+    assert changed == {"2.weight", "2.bias"}
+    double = small_module().double()
+    double[2].requires_grad_(False)
+    expected = plain_gradients(double, doubles())
+    for found, value in zip(gradients(double, doubles()).values(), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="no parameter has requires_grad=True"):
+        ModuleNetwork(nn.Linear(1, 1).requires_grad_(False))
+    with pytest.raises(ValueError, match="adapt_only holds '0', but no trainable parameter begins so: 2"):
+        ModuleNetwork(module, ("0",))
+
+
+class Attention(Plain):
+    def between(self, hidden: Tensor) -> Tensor:
+        query = hidden[None, None]
+        return nn.functional.scaled_dot_product_attention(query, query, query)[0, 0]
+
+
+class MathAttention(Attention):
+    def between(self, hidden: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return super().between(hidden)
+
+
+def test_attention_without_a_second_derivative_names_the_remedies_and_they_work() -> None:
+    with pytest.raises(ValueError, match=r"no second derivative .*first_order=True.*sdpa_kernel"):
+        gradients(made(Attention), doubles())
+    assert all(value.isfinite().all() for value in gradients(made(Attention), doubles(), None, True).values())
+    module, episodes = made(MathAttention), doubles()
+    for found, value in zip(
+        gradients(module, episodes).values(), plain_gradients(module, episodes), strict=True
+    ):
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12)
+
+
+def test_chance_and_state_are_accepted_where_eval_turns_them_off() -> None:
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(1, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 1))
+    module(torch.randn(50, 1))  # statistics to use
+    module = module.double().eval()
+    statistics = module[1].running_mean.clone()
+    expected = plain_gradients(module, doubles())
+    for found, value in zip(gradients(module, doubles()).values(), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12)
+    assert torch.equal(module[1].running_mean, statistics)
+
+
+class Noisy(Plain):
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden + torch.randn_like(hidden)
+
+
+class Counting(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def between(self, hidden: Tensor) -> Tensor:
+        self.calls += 1
+        return hidden
+
+
+class Pair(Plain):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs), inputs  # type: ignore[return-value]
+
+
+class Constant(Plain):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Noisy, "draws random numbers"),
+        (Counting, "changes the buffer calls"),
+        (Pair, "forward returned tuple; it must return one tensor"),
+        (Constant, "do not depend on any trainable parameter"),
+    ],
+)
+def test_what_is_no_function_of_parameters_and_inputs_is_named(kind: type[nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gradients(made(kind), doubles())
 
 
 class Recurrent(nn.Module):
@@ -200,5 +401,7 @@ def test_modules_with_state_or_chance_are_refused() -> None:
         ModuleNetwork(nn.Sequential(nn.BatchNorm1d(3)))
     with pytest.raises(ValueError, match="dropout is random"):
         ModuleNetwork(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)))
-    with pytest.raises(ValueError, match=r"adapt_only is \('head',\); no parameter begins so"):
+    with pytest.raises(ValueError, match="lstm: dropout is random"):
+        ModuleNetwork(nn.ModuleDict({"lstm": nn.LSTM(1, 1, 2, dropout=0.5)}))
+    with pytest.raises(ValueError, match="adapt_only holds 'head', but no trainable parameter begins so"):
         ModuleNetwork(nn.Linear(1, 1), ("head",))
