@@ -32,6 +32,7 @@ Device = Literal["cpu", "cuda"]
 
 GROUPS = {
     "tasks": ("ways", "shots", "query"),
+    "images": ("image_size", "validation_fraction", "test_fraction"),
     "adaptation": ("inner_lr", "inner_steps", "learn_inner_lr", "logit_scale"),
     "network": ("hidden_sizes", "filters", "adapt_norm", "context_size", "regularisation"),
     "training": ("iterations", "meta_batch_size", "meta_lr", "meta_lr_decay", "gradient_clip", "seed"),
@@ -122,6 +123,8 @@ def evaluate(
     run: Positional[Path],
     *,
     steps: int | None = None,
+    shots: int | None = None,
+    ways: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
     model: Literal["best", "latest"] = "best",
@@ -131,11 +134,14 @@ def evaluate(
 ) -> None:
     """Adapt a trained model to test tasks; print loss or accuracy after 0 .. STEPS gradient steps.
 
-    Results are also written into the run directory, as evaluation.csv and evaluation.json.
+    Results are also written into the run directory, as evaluation.csv and evaluation.json; those of --ways
+    and --shots as evaluation-10way-5shot.csv and so on.
 
     Args:
         run: a run directory.
         steps: gradient steps; by default test_steps of the run.
+        shots: support examples per class; by default the run's, or for sinusoids 5, 10 and 20.
+        ways: classes per task; by default the run's. With another number the last layer begins at zero.
         episodes: test tasks; by default test_episodes of the run.
         seed: of the test tasks.
         model: the best by validation, or the latest.
@@ -145,13 +151,19 @@ def evaluate(
     """
     from rich.console import Console
 
+    from supervised.experiments.evaluation import SINUSOID_SHOTS, save_rows
     from supervised.experiments.evaluation import evaluate as run_evaluation
-    from supervised.experiments.evaluation import save_rows
 
     directory = RunDirectory.open(run)
     experiment = stored_experiment(directory, data)
-    config = experiment.config
     params, info = load_model(directory, model)
+    start = StartingPoint(params, experiment.few_shot_learner.network.adapted)
+    given_sizes: dict[str, Any] = {"ways": ways, "shots": shots}
+    sizes = {name: value for name, value in given_sizes.items() if value is not None}
+    config = dataclasses.replace(experiment.config, **sizes)
+    experiment = dataclasses.replace(experiment, config=config)
+    if "ways" in sizes:
+        params = start.for_network(experiment.learner)
     params = {name: value.to(_torch_device(device)) for name, value in params.items()}
     with Console(stderr=True).status("evaluating") as status:
         rows = run_evaluation(
@@ -160,14 +172,20 @@ def evaluate(
             steps=config.test_steps if steps is None else steps,
             episodes=config.test_episodes if episodes is None else episodes,
             seed=seed,
+            shots=SINUSOID_SHOTS if shots is None else (shots,),
             on_progress=lambda row: status.update(f"evaluating {row}"),
         )
+    other = "".join(f"-{value}{name.removesuffix('s')}" for name, value in sizes.items())
     if json:
         result = [row.as_dict() for row in rows]
         print_json({"run": str(run), "model": model, "iteration": info["iteration"], "rows": result})
     else:
-        _print_rows(directory, config, rows, info["iteration"])
-    save_rows(rows, directory.path)  # after the result was shown: a full disk does not take it away
+        _print_rows(config, rows, info["iteration"])
+        if not sizes:
+            _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
+    save_rows(
+        rows, directory.path, f"evaluation{other}"
+    )  # after the result was shown: a full disk does not take it away
 
 
 def plot(run: Positional[Path]) -> None:
@@ -278,14 +296,15 @@ def download(
 # --- helpers
 
 
-def _print_rows(directory: RunDirectory, config: ExperimentConfig, rows: list[Any], iteration: int) -> None:
+def _print_rows(config: ExperimentConfig, rows: list[Any], iteration: int) -> None:
     from supervised.experiments.evaluation import markdown_table
 
     regression = config.problem == "sinusoid"
     print(markdown_table(rows, digits=3 if regression else 2))
-    what = "mean squared error" if regression else "accuracy in percent"
+    what = (
+        "mean squared error" if regression else f"accuracy in percent, {config.ways}-way {config.shots}-shot"
+    )
     print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {iteration})")
-    _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
 
 
 def describe(experiment: Experiment, preset: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import ray
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.rllib.config import MAMLConfig
-from maml_rl.tools.memory_size import in_words, total_memory
+from maml_rl.tools.memory_size import Need, check_fits, total_memory
 
 _FLOAT = 4
 
@@ -27,26 +27,17 @@ def check_sizes(config: MAMLConfig, env: TaskVectorEnv) -> None:
     parameters = sum(math.prod(shape) for shape in spec.shapes.values())
     per_task = config.episodes_per_task * config.horizon * (spec.observation_size + spec.action_size + 1)
     tasks, phases = config.meta_batch_size, config.inner_steps + 1
-    samples = "episodes_per_task {episodes_per_task} x horizon {horizon}"
-    for what, fields, floats in (
-        ("the episodes of one task", samples, per_task),
-        (
-            "the samples of a meta-batch",
-            f"meta_batch_size {{meta_batch_size}} x {samples}",
-            phases * tasks * per_task,
-        ),
-        (
-            "the adapted policies",
-            "meta_batch_size {meta_batch_size}, hidden_sizes {hidden_sizes}, context_size {context_size}",
-            (1 + tasks) * parameters,
-        ),
-    ):
-        if floats * _FLOAT > there:
-            chosen = fields.format(**vars(config))
-            raise ValueError(
-                f"{chosen}: {what} alone need {in_words(floats * _FLOAT)} of memory, and the largest machine has "
-                f"{in_words(there)}"
-            )
+    batch = f"meta_batch_size {tasks}"
+    samples = f"episodes_per_task {config.episodes_per_task} x horizon {config.horizon}"
+    network = f"hidden_sizes {config.hidden_sizes}, context_size {config.context_size}"
+    check_fits(
+        [
+            Need("the episodes of one task", samples, _FLOAT * per_task),
+            Need("the samples of a meta-batch", f"{batch} x {samples}", _FLOAT * phases * tasks * per_task),
+            Need("the adapted policies", f"{batch}, {network}", _FLOAT * (1 + tasks) * parameters),
+        ],
+        there,
+    )
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -1,31 +1,26 @@
-"""Omniglot and MiniImagenet in their standard layouts and splits, decoded once into bytes in memory.
-
-A data set is a folder or a zip file; images are grouped into classes by the folder they lie in. Nothing is
-unpacked on disk.
-"""
+"""Omniglot and MiniImagenet in their standard layouts and splits, and any other folder of classes."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+
+from supervised.data.image_files import ImageDataError, read_images
 
 OMNIGLOT_CLASSES = 1623
 OMNIGLOT_TRAIN = 1100  # code: 1100 characters for training and 100 for validation, of 1200 (paper)
 OMNIGLOT_VALIDATION = 100
 OMNIGLOT_ARCHIVES = ("images_background", "images_evaluation")
-OMNIGLOT_SPLIT_SEED = 1
+SPLIT_SEED = 1
 MINIIMAGENET_SPLITS = {"train": 64, "val": 16, "test": 20}  # Ravi & Larochelle 2017
-
-
-class ImageDataError(ValueError):
-    """Images are missing, corrupt, or not of the form that they must have."""
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of folders that hold the classes of a split."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +75,13 @@ def load_omniglot(folder: Path) -> ImageSplits:
     Raises:
         ImageDataError: naming the file or class and what is wrong with it.
     """
-    classes = [read_classes(_folder_or_zip(folder, name), _omniglot_image) for name in OMNIGLOT_ARCHIVES]
-    names = tuple(name for part in classes for name in part.names)
-    if len(names) != OMNIGLOT_CLASSES:
-        raise ImageDataError(f"{folder}: {len(names)} characters found; Omniglot has {OMNIGLOT_CLASSES}")
-    whole = ImageClasses(names, tuple(images for part in classes for images in part.images))
-    order = np.random.default_rng(OMNIGLOT_SPLIT_SEED).permutation(OMNIGLOT_CLASSES)
-    validation_end = OMNIGLOT_TRAIN + OMNIGLOT_VALIDATION
-    return ImageSplits(
-        whole.select(order[:OMNIGLOT_TRAIN]),
-        whole.select(order[OMNIGLOT_TRAIN:validation_end]),
-        whole.select(order[validation_end:]),
-    )
+    found: dict[str, np.ndarray] = {}
+    for name in OMNIGLOT_ARCHIVES:
+        found |= read_images(_folder_or_zip(folder, name), 28, "L")
+    if len(found) != OMNIGLOT_CLASSES:
+        raise ImageDataError(f"{folder}: {len(found)} characters found; Omniglot has {OMNIGLOT_CLASSES}")
+    whole = ImageClasses(tuple(found), tuple(255 - images for images in found.values()))
+    return _in_parts(whole, OMNIGLOT_TRAIN, OMNIGLOT_VALIDATION)
 
 
 def load_miniimagenet(path: Path) -> ImageSplits:
@@ -103,53 +93,69 @@ def load_miniimagenet(path: Path) -> ImageSplits:
     Raises:
         ImageDataError: naming the file or class and what is wrong with it.
     """
-    classes = read_classes(path, _miniimagenet_image)
+    found = read_images(path, 84, "RGB")
     splits = {}
     for split, count in MINIIMAGENET_SPLITS.items():
-        indices = [i for i, name in enumerate(classes.names) if split in PurePosixPath(name).parts[:-1]]
-        if len(indices) != count:
-            raise ImageDataError(f"{path}: {split} holds {len(indices)} classes; it must hold {count}")
-        part = classes.select(np.array(indices))
-        names = tuple(PurePosixPath(name).name for name in part.names)
-        splits[split] = ImageClasses(names, part.images)
+        splits[split] = _below(found, (split,))
+        if len(splits[split]) != count:
+            raise ImageDataError(f"{path}: {split} holds {len(splits[split])} classes; it must hold {count}")
     return ImageSplits(splits["train"], splits["val"], splits["test"])
 
 
-def read_classes(path: Path, decode: Callable[[bytes], np.ndarray]) -> ImageClasses:
-    """Every image below ``path``, a folder or zip file, grouped by folder and in the order of names.
+def load_folder(path: Path, size: int, validation_fraction: float, test_fraction: float) -> ImageSplits:
+    """Any folder or zip file with a folder of images per class.
+
+    Where it holds folders ``train``, ``val`` (or ``valid``, ``validation``) and ``test``, these are the splits.
+    Else the classes are shuffled, always in the same way, and the given fractions are for validation and test.
+
+    Args:
+        size: images become ``size x size`` in colour; see ``image_files.decode``.
 
     Raises:
-        ImageDataError: nothing there, or an image that cannot be decoded.
+        ImageDataError: naming the file or class and what is wrong with it.
     """
-    classes: dict[str, list[np.ndarray]] = {}
-    for name, data in _files(path):
-        if PurePosixPath(name).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            continue
-        try:
-            image = decode(data)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise ImageDataError(f"{path}: image {name}: {error}") from error
-        classes.setdefault(str(PurePosixPath(name).parent), []).append(image)
-    if not classes:
-        raise ImageDataError(f"{path}: no images (.png, .jpg) in it")
-    return ImageClasses(tuple(classes), tuple(np.stack(images) for images in classes.values()))
+    found = read_images(path, size, "RGB")
+    splits = {split: _below(found, folders) for split, folders in SPLIT_FOLDERS.items()}
+    present = [split for split, classes in splits.items() if len(classes)]
+    if len(present) == len(splits):
+        return ImageSplits(**splits)
+    if "train" in present:
+        missing = next(split for split in splits if split not in present)
+        raise ImageDataError(
+            f"{path}: there is a folder {SPLIT_FOLDERS['train'][0]}, but none for {missing}, which would be named "
+            f"{' or '.join(SPLIT_FOLDERS[missing])}; to split by fractions, name a folder of classes alone"
+        )
+    whole = ImageClasses(tuple(found), tuple(found.values()))
+    validation, test = (
+        max(1, round(fraction * len(whole))) for fraction in (validation_fraction, test_fraction)
+    )
+    train = len(whole) - validation - test
+    if train < 1:
+        raise ImageDataError(
+            f"{path}: {len(whole)} classes; {validation} for validation and {test} for tests leave none to train on"
+        )
+    return _in_parts(whole, train, validation)
 
 
-def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Names relative to ``path`` and contents, sorted by name."""
-    if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
-            yield file.relative_to(path).as_posix(), file.read_bytes()
-        return
-    if not path.exists():
-        raise ImageDataError(f"{path} does not exist; it must be a folder or a zip file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in sorted(archive.namelist()):
-                if not name.endswith("/"):
-                    yield name, archive.read(name)
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise ImageDataError(f"{path} is not a zip file, or a damaged one ({error})") from error
+def _below(found: dict[str, np.ndarray], folders: tuple[str, ...]) -> ImageClasses:
+    """The classes in folders of these names, by their own names."""
+    inside = {}
+    for name, images in found.items():
+        parts = PurePosixPath(name).parts
+        place = next((i for i, part in enumerate(parts[:-1]) if part.lower() in folders), None)
+        if place is not None:
+            inside["/".join(parts[place + 1 :])] = images
+    return ImageClasses(tuple(inside), tuple(inside.values()))
+
+
+def _in_parts(whole: ImageClasses, train: int, validation: int) -> ImageSplits:
+    """Shuffled with a fixed seed; what is left is for tests."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(whole))
+    return ImageSplits(
+        whole.select(order[:train]),
+        whole.select(order[train : train + validation]),
+        whole.select(order[train + validation :]),
+    )
 
 
 def _folder_or_zip(folder: Path, name: str) -> Path:
@@ -160,22 +166,3 @@ def _folder_or_zip(folder: Path, name: str) -> Path:
         f"{folder} holds neither {name} nor {name}.zip; "
         "name another folder with --data, or fetch Omniglot with: supervised download omniglot"
     )
-
-
-def _open(data: bytes, size: int, mode: str) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    if image.size != (size, size):
-        raise ImageDataError(f"it has {image.width}x{image.height} pixels; it must have {size}x{size}")
-    if image.mode != mode:
-        raise ImageDataError(f"its mode is {image.mode}; it must be {mode}")
-    return image
-
-
-def _omniglot_image(data: bytes) -> np.ndarray:
-    """28x28x1: averaged down from 105x105 (antialiased), then inverted so that ink is 255."""
-    grey = _open(data, 105, "1").convert("L").resize((28, 28), Image.Resampling.LANCZOS)
-    return 255 - np.asarray(grey)[..., None]
-
-
-def _miniimagenet_image(data: bytes) -> np.ndarray:
-    return np.asarray(_open(data, 84, "RGB"))

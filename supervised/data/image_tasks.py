@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from supervised.data.episodes import Episodes, Examples
-from supervised.data.image_data import ImageClasses, ImageDataError
+from supervised.data.image_data import ImageClasses
+from supervised.data.image_files import ImageDataError
 
 
 @dataclass(frozen=True)

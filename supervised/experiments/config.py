@@ -9,11 +9,20 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from maml_rl.tools.checks import BOOL, COUNT, NON_NEGATIVE, POSITIVE, Rule, integer_of_at_least, one_of
+from maml_rl.tools.checks import (
+    BOOL,
+    COUNT,
+    NON_NEGATIVE,
+    OPEN_UNIT,
+    POSITIVE,
+    Rule,
+    integer_of_at_least,
+    one_of,
+)
 from supervised.learning.meta_step import LearnInnerLR
 from supervised.learning.settings import ConfigError, TrainingSettings
 
-Problem = Literal["sinusoid", "omniglot", "miniimagenet"]
+Problem = Literal["sinusoid", "omniglot", "miniimagenet", "images"]
 Method = Literal[
     "maml",
     "first-order",
@@ -32,6 +41,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sinusoid": (*META_LEARNED, "pretrained", "oracle", *MULTI_TASK),
     "omniglot": (*META_LEARNED, "classifier"),
     "miniimagenet": (*META_LEARNED, "classifier"),
+    "images": (*META_LEARNED, "classifier"),
 }
 
 
@@ -57,6 +67,9 @@ class ExperimentConfig(TrainingSettings):
         adapt_norm: batch normalisation with a scale, adapted like its offset; else an offset, not adapted.
         context_size: numbers (regression) or image channels in the context vector.
         regularisation: weight of the multi-task regularisers.
+        image_size: pixels of each side to which the images of a user's folder are brought.
+        validation_fraction, test_fraction: of the classes of a user's folder, where it is not split into folders
+            train, val and test.
         test_episodes: held-out tasks in the final evaluation.
     """
 
@@ -74,6 +87,9 @@ class ExperimentConfig(TrainingSettings):
     adapt_norm: bool = False
     context_size: int = 1
     regularisation: float = 0.0
+    image_size: int = 84
+    validation_fraction: float = 0.2
+    test_fraction: float = 0.2
     test_episodes: int = 600  # code
 
     def __post_init__(self) -> None:
@@ -101,6 +117,8 @@ class ExperimentConfig(TrainingSettings):
             "hidden_sizes": sizes,
             "adapt_norm": BOOL,
             "regularisation": NON_NEGATIVE,
+            "image_size": integer_of_at_least(16),  # four blocks halve it
+            **dict.fromkeys(("validation_fraction", "test_fraction"), OPEN_UNIT),
         }
 
     def _check_unused(self) -> None:
@@ -111,6 +129,7 @@ class ExperimentConfig(TrainingSettings):
             "adapt_norm": self.problem != "sinusoid" and self.method in ("maml", "first-order"),
             "context_size": self.method == "context-vector",
             "regularisation": self.method in MULTI_TASK[1:],
+            **dict.fromkeys(("image_size", "validation_fraction", "test_fraction"), self.problem == "images"),
             "learn_inner_lr": self.method in META_LEARNED,
             "logit_scale": self.problem != "sinusoid" and self.method in META_LEARNED,
             "precision": self.method not in MULTI_TASK,
@@ -126,11 +145,12 @@ class ExperimentConfig(TrainingSettings):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ExperimentConfig:
-        """From what ``config.json`` holds; raises ConfigError for unknown fields."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown fields: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "hidden_sizes": tuple(values.get("hidden_sizes", ()))})
+        """From what ``config.json`` holds; raises ConfigError for unknown and missing fields."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for what, names in (("unknown", set(values) - known), ("missing", known - set(values))):
+            if names:
+                raise ConfigError(f"{what} fields: {', '.join(sorted(names))}")
+        return cls(**{**values, "hidden_sizes": tuple(values["hidden_sizes"])})
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ExperimentConfig)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from maml_rl.tools.intervals import interval_95, with_interval
 from supervised.data.episodes import Episodes, Purpose, Sampler, stream
 from supervised.experiments.config import MULTI_TASK
 from supervised.experiments.experiment import Experiment
+from supervised.experiments.sizes import check_sizes
 from supervised.learning.classifier import nearest_neighbour, with_new_head
 from supervised.learning.meta_step import Learner, Measurement, adaptation_curve
 from supervised.learning.problem import chunk_size
@@ -72,21 +73,24 @@ def evaluate(
     steps: int,
     episodes: int,
     seed: int,
+    shots: Sequence[int] = SINUSOID_SHOTS,
     on_progress: Callable[[str], None] = lambda row: None,
 ) -> list[Row]:
     """Every row that the paper reports for the experiment's method.
 
     Args:
+        shots: of sinusoids; of images the experiment's count.
         on_progress: called with the name of each row before it is measured.
 
     Raises:
-        ValueError: no episodes, or a negative number of steps.
+        ValueError: no episodes, a negative number of steps, or more than fits into the memory.
     """
     episodes, steps = checked("episodes", episodes, COUNT), checked("steps", steps, COUNT_OR_ZERO)
     seed = checked("seed", seed, SEED)
+    check_sizes(dataclasses.replace(experiment.config, test_episodes=episodes), experiment.inputs)
     measure = _Measure(experiment, params, steps, episodes, seed, on_progress)
     if experiment.config.problem == "sinusoid":
-        return [measure.sinusoids(shots) for shots in SINUSOID_SHOTS]
+        return [measure.sinusoids(count) for count in shots]
     if experiment.config.method == "classifier":
         return [measure.fine_tuning(), measure.nearest_neighbour()]
     return [measure.images()]
@@ -170,16 +174,16 @@ def _step_size(learner: Learner) -> float | None:
     return learner.inner_lr if learner.learn_inner_lr == "no" else None
 
 
-def save_rows(rows: list[Row], folder: Path) -> None:
+def save_rows(rows: list[Row], folder: Path, name: str = "evaluation") -> None:
     """Write ``evaluation.csv`` (a line per row and number of steps) and ``evaluation.json``."""
-    with (folder / "evaluation.csv").open("w", newline="") as file:
+    with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "gradient_steps", "mean", "interval_95", "step_size", "tasks"])
         for row in rows:
             for step, (mean, interval) in enumerate(zip(row.mean, row.interval, strict=True)):
                 writer.writerow([row.name, step, mean, interval, row.step_size, row.values.shape[1]])
     content = [row.as_dict() for row in rows]
-    write_atomically(folder / "evaluation.json", (strict_json(content) + "\n").encode())
+    write_atomically(folder / f"{name}.json", (strict_json(content) + "\n").encode())
 
 
 def markdown_table(rows: list[Row], digits: int) -> str:

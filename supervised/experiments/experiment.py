@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +12,17 @@ import torch
 from torch import Tensor
 
 from supervised.data.episodes import Sampler
-from supervised.data.image_data import ImageClasses, ImageSplits, load_miniimagenet, load_omniglot
+from supervised.data.image_data import (
+    ImageClasses,
+    ImageSplits,
+    load_folder,
+    load_miniimagenet,
+    load_omniglot,
+)
 from supervised.data.image_tasks import ClassificationSampler, FewShotSampler
 from supervised.data.sinusoid import SinusoidSampler
 from supervised.experiments.config import MULTI_TASK, ExperimentConfig
+from supervised.experiments.sizes import check_sizes
 from supervised.learning.classifier import validation_by_nearest_neighbour
 from supervised.learning.losses import (
     accuracy,
@@ -31,11 +37,6 @@ from supervised.learning.settings import ConfigError
 from supervised.learning.trainer import MetaTrainer, StartingPoint, Trainer
 from supervised.models.networks import MLP, ConvNet, HeadOnly, Network, WithContext
 
-IMAGE_SHAPES = {"omniglot": (28, 28, 1), "miniimagenet": (84, 84, 3)}
-LOADERS: dict[str, Callable[[Path], ImageSplits]] = {
-    "omniglot": load_omniglot,
-    "miniimagenet": load_miniimagenet,
-}
 TEST_QUERY_POINTS = 100
 """Query points per test sinusoid: more than in training, for a smaller error of the measurement."""
 NOT_ADAPTED = ("pretrained", "oracle", "classifier")
@@ -66,7 +67,21 @@ class Experiment:
                 f"data is missing: {self.config.problem} needs --data or the environment variable "
                 f"SUPERVISED_{self.config.problem.upper()}, a folder or zip file of the images"
             )
-        return LOADERS[self.config.problem](self.data)
+        config = self.config
+        if config.problem == "images":
+            return load_folder(self.data, config.image_size, config.validation_fraction, config.test_fraction)
+        return load_omniglot(self.data) if config.problem == "omniglot" else load_miniimagenet(self.data)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Size (of both sides) and channels."""
+        size = self.config.image_size
+        return {"omniglot": (28, 1), "miniimagenet": (84, 3), "images": (size, 3)}[self.config.problem]
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one input."""
+        return 1 if self.config.problem == "sinusoid" else self.image_shape[0] ** 2 * self.image_shape[1]
 
     # --- networks
 
@@ -108,22 +123,22 @@ class Experiment:
 
     def _image_network(self, outputs: int) -> Network:
         config = self.config
-        height, width, channels = IMAGE_SHAPES[config.problem]
+        size, channels = self.image_shape
         context = config.context_size if config.method == "context-vector" else 0
         network: MLP | ConvNet
         if config.hidden_sizes:
-            inputs = height * width * (channels + context)
+            inputs = size**2 * (channels + context)
             network = MLP((inputs, *config.hidden_sizes, outputs), norm=True, adapt_norm=config.adapt_norm)
         else:
             network = ConvNet(
                 channels + context,
-                height,
+                size,
                 config.filters,
                 outputs,
-                pool=config.problem == "miniimagenet",
+                pool=config.problem != "omniglot",
                 adapt_norm=config.adapt_norm,
             )
-        return self._to_adapt(network, (height, width))
+        return self._to_adapt(network, (size, size))
 
     def _to_adapt(self, network: MLP | ConvNet, size: tuple[int, ...]) -> Network:
         """The network as the method adapts it; ``size`` is that of inputs without their channels."""
@@ -186,9 +201,10 @@ class Experiment:
 
         Raises:
             ConfigError: the method does not train one set of meta-parameters, or not on this device.
-            ValueError: ``start_from`` is not of this network.
+            ValueError: ``start_from`` is not of this network, or training needs more memory than there is.
         """
         config = self.config
+        check_sizes(config, self.inputs)
         if config.method in MULTI_TASK:
             if start_from is not None:
                 raise ConfigError(

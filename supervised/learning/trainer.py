@@ -87,6 +87,10 @@ class StartingPoint:
         _check_shapes(fresh | multiples, initial)
         return initial
 
+    def for_network(self, learner: Learner) -> Params:
+        """All meta-parameters for a learner, the last layer at zero where it has another shape."""
+        return self.fitted(learner, learner.network.init_params(np.random.default_rng(0)))
+
 
 class MetaTrainer:
     """Trains a learner's meta-parameters on the tasks of a sampler.

@@ -14,7 +14,7 @@ from torch import Tensor
 import supervised.experiments.experiment as experiment_module
 from supervised.data.image_data import ImageClasses, ImageSplits
 from supervised.experiments.config import ExperimentConfig
-from supervised.experiments.experiment import IMAGE_SHAPES, Experiment
+from supervised.experiments.experiment import Experiment
 
 COUNTS = {"train": 6, "validation": 4, "test": 5}
 PER_CLASS = 4
@@ -47,8 +47,9 @@ class Origin(NamedTuple):
 def noise_splits(problem: str) -> ImageSplits:
     """Images of noise, no two alike and none like another one turned."""
     rng, parts = np.random.default_rng(0), []
+    size, channels = Experiment(image_config(problem)).image_shape
     for split, count in COUNTS.items():
-        images = rng.integers(0, 256, (count, PER_CLASS, *IMAGE_SHAPES[problem]), dtype=np.uint8)
+        images = rng.integers(0, 256, (count, PER_CLASS, size, size, channels), dtype=np.uint8)
         parts.append(ImageClasses(tuple(f"{split} {i}" for i in range(count)), tuple(images)))
     return ImageSplits(*parts)
 

@@ -133,10 +133,10 @@ def draw_glyph(points: np.ndarray, size: int, mode: str, jitter: np.ndarray) -> 
     return image
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """The bytes of an image file."""
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

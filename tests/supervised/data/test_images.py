@@ -19,12 +19,12 @@ from supervised_helpers import draw_glyph, encoded, glyph, write_miniimagenet, w
 from supervised.data.download import DownloadError, fetch
 from supervised.data.image_data import (
     ImageClasses,
-    ImageDataError,
     ImageSplits,
+    load_folder,
     load_miniimagenet,
     load_omniglot,
-    read_classes,
 )
+from supervised.data.image_files import ImageDataError, decode, read_images
 from supervised.data.image_tasks import ClassificationSampler, FewShotSampler
 
 
@@ -65,12 +65,6 @@ def test_splits_with_a_common_class_are_refused() -> None:
         ImageSplits(part, part, part)
 
 
-def decode_grey(data: bytes) -> np.ndarray:
-    import io
-
-    return np.asarray(Image.open(io.BytesIO(data)))[..., None]
-
-
 def test_a_folder_reads_like_a_zip_file(tmp_path: Path) -> None:
     files = {}
     for c in range(2):
@@ -81,11 +75,191 @@ def test_a_folder_reads_like_a_zip_file(tmp_path: Path) -> None:
     for name, data in files.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
-    zipped = read_classes(write_zip(tmp_path / "images.zip", files), decode_grey)
-    folder = read_classes(tmp_path / "folder", decode_grey)
-    assert zipped.names == folder.names == ("a/c0", "a/c1")
-    for a, b in zip(zipped.images, folder.images, strict=True):
+    zipped = read_images(write_zip(tmp_path / "images.zip", files), 20, "L")
+    folder = read_images(tmp_path / "folder", 20, "L")
+    assert list(zipped) == list(folder) == ["a/c0", "a/c1"]
+    for a, b in zip(zipped.values(), folder.values(), strict=True):
         assert np.array_equal(a, b)
+
+
+LEFT_BEHIND = (
+    *("__MACOSX/c0/._0.png", "c0/._0.png", "c0/.ipynb_checkpoints/0-checkpoint.png", ".git/logo.png"),
+    *("c0/Thumbs.db", "c0/notes.txt", "labels.csv", "c0/README", "c1/features.h5", "__pycache__/a.png"),
+)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_what_is_no_image_is_skipped_and_counted(
+    zipped: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {
+        f"c{c}/{i}.png": encoded(Image.new("L", (20, 20), 10 * c + i)) for c in range(2) for i in range(2)
+    }
+    files |= dict.fromkeys(LEFT_BEHIND, b"no image")
+    for name, data in files.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(data)
+    path = write_zip(tmp_path / "images.zip", files) if zipped else tmp_path / "folder"
+    found = read_images(path, 20, "L")
+    assert {name: len(images) for name, images in found.items()} == {"c0": 2, "c1": 2}
+    assert f"{len(LEFT_BEHIND)} files that are no images were skipped" in caplog.text
+
+
+# --- modes and sizes
+
+COLOUR = (200, 100, 50)
+
+
+def of_mode(mode: str, size: tuple[int, int] = (30, 30)) -> Image.Image:
+    """A picture of one colour, or of a grey of 128 of 255 where there are no colours."""
+    if mode == "I;16":
+        return Image.fromarray(np.full(size[::-1], 128 * 257, np.uint16))
+    if mode in ("I", "F"):  # half of it black, half white
+        values = np.zeros(size[::-1], np.int32 if mode == "I" else np.float32)
+        values[:, size[0] // 2 :] = 70_000 if mode == "I" else 0.5
+        return Image.fromarray(values)
+    if mode in ("1", "L", "LA"):
+        return Image.new("L", size, 255 if mode == "1" else 128).convert(mode)
+    if mode == "LAB":
+        return Image.new("LAB", size, (255, 128, 128))  # white
+    colour = Image.new("RGB", size, COLOUR)
+    return colour.quantize(4) if mode == "P" else colour.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format", "expected"),
+    [
+        ("1", "PNG", (255, 255, 255)),
+        *(("L", file_format, (128, 128, 128)) for file_format in ("PNG", "BMP", "GIF", "TIFF", "PPM")),
+        ("LA", "PNG", (128, 128, 128)),
+        *(("P", file_format, None) for file_format in ("PNG", "GIF")),
+        *(("RGB", file_format, COLOUR) for file_format in ("PNG", "BMP", "TIFF", "WEBP", "TGA", "PPM")),
+        ("RGBA", "PNG", COLOUR),
+        ("CMYK", "TIFF", None),
+        ("YCbCr", "TIFF", None),
+        ("LAB", "TIFF", (255, 255, 255)),
+        ("I;16", "PNG", (128, 128, 128)),
+        ("I;16", "TIFF", (128, 128, 128)),
+    ],
+)
+@pytest.mark.parametrize("size", [(20, 20), (7, 7), (50, 30), (1, 90)])
+def test_every_mode_and_size_becomes_the_stated_one(
+    mode: str, file_format: str, expected: tuple[int, int, int] | None, size: tuple[int, int]
+) -> None:
+    image = of_mode(mode, size)
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    colour = decode(encoded(image, file_format, **options), 20, "RGB")
+    grey = decode(encoded(image, file_format, **options), 20, "L")
+    assert colour.shape == (20, 20, 3)
+    assert grey.shape == (20, 20, 1)
+    wanted = np.broadcast_to(np.array(expected or COLOUR), colour.shape)
+    np.testing.assert_allclose(colour, wanted, atol=30 if expected is None else 2)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_wide_numbers_run_from_their_least_to_their_largest(mode: str) -> None:
+    found = decode(encoded(of_mode(mode), "TIFF"), 30, "L")[..., 0]
+    assert (found[:, :15] == 0).all()
+    assert (found[:, 15:] == 255).all()
+    assert not decode(encoded(Image.new(mode, (9, 9), 7), "TIFF"), 9, "L").any()
+
+
+def test_the_middle_of_the_longer_side_is_kept() -> None:
+    image = Image.new("L", (90, 30))
+    image.paste(255, (30, 0, 60, 30))
+    assert (decode(encoded(image), 30, "L") == 255).all()
+    assert decode(encoded(image.rotate(90, expand=True)), 15, "L").min() > 200
+
+
+def test_transparency_is_white_in_every_mode() -> None:
+    clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert (decode(encoded(clear), 8, "RGB") == 255).all()
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([10, 20, 30] * 256)
+    assert (decode(encoded(palette), 8, "RGB") == (10, 20, 30)).all()
+    assert (decode(encoded(palette, "PNG", transparency=0), 8, "RGB") == 255).all()
+    grey = Image.new("LA", (8, 8), (0, 0))
+    assert (decode(encoded(grey), 8, "L") == 255).all()
+
+
+def test_cameras_say_which_side_is_up() -> None:
+    image = Image.new("L", (40, 40))
+    image.paste(255, (0, 0, 40, 20))  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    turned = decode(encoded(image, "JPEG", exif=exif), 40, "L")[..., 0]
+    assert turned[25:].min() > 240
+    assert turned[:15].max() < 15
+
+
+def test_of_an_animation_the_first_picture_counts() -> None:
+    frames = [Image.new("L", (8, 8), value) for value in (10, 250)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode(data, 8, "L") == 10).all()
+
+
+def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"c/a.png": encoded(Image.new("1", (20_000, 20_000)))}
+    with pytest.raises(ImageDataError, match=r"image c/a.png: .*decompression bomb"):
+        read_images(write_zip(tmp_path / "wide.zip", files), 28, "L")
+    monkeypatch.setattr("supervised.data.image_files.LARGEST_FILE", 1000)
+    with pytest.raises(ImageDataError, match=r"image c/a.png: it has 4.88 KiB when unpacked"):
+        read_images(write_zip(tmp_path / "long.zip", {"c/a.png": bytes(5000)}), 28, "L")
+    monkeypatch.setattr("supervised.data.image_files.total_memory", lambda: 1000)
+    with pytest.raises(ImageDataError, match=r"its 1 images of 28 x 28 pixels need 2.3 KiB of memory"):
+        read_images(write_zip(tmp_path / "many.zip", files), 28, "RGB")
+
+
+# --- any folder
+
+
+def folder_of(path: Path, names: list[str], images: int = 3) -> Path:
+    for i, name in enumerate(names):
+        (path / name).mkdir(parents=True)
+        for j in range(images):
+            Image.new("RGB", (20, 16), (i, j, 0)).save(path / name / f"{j}.png")
+    return path
+
+
+def names_of(splits: ImageSplits) -> list[tuple[str, ...]]:
+    return [splits.train.names, splits.validation.names, splits.test.names]
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_splits_by_folder(validation: str, tmp_path: Path) -> None:
+    names = ["train/cat", "train/dog", f"{validation}/emu", "Test/fox"]
+    splits = load_folder(folder_of(tmp_path / "data", names), 16, 0.5, 0.4)
+    assert names_of(splits) == [("cat", "dog"), ("emu",), ("fox",)]
+    assert splits.test.images[0].shape == (3, 16, 16, 3)
+
+
+def test_splits_by_fraction_are_always_the_same(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "data", [f"c{i}" for i in range(10)])
+    first, again = (load_folder(path, 16, 0.2, 0.3) for _ in range(2))
+    assert names_of(first) == names_of(again)
+    assert [len(names) for names in names_of(first)] == [5, 2, 3]
+    assert set().union(*names_of(first)) == {f"c{i}" for i in range(10)}
+    assert names_of(first)[0] != tuple(f"c{i}" for i in range(5))  # not in the order of names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/a", "train/b", "test/c"], "but none for validation, which would be named val or valid"),
+        (["train/a", "val/b", "test/a"], "class a is in more than one of train, validation and test"),
+        (["a", "b"], "2 classes; 1 for validation and 1 for tests leave none to train on"),
+    ],
+)
+def test_folders_that_cannot_be_split_say_why(names: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageDataError, match=message):
+        load_folder(folder_of(tmp_path / "data", names), 16, 0.2, 0.2)
+
+
+def test_an_image_of_no_class_is_named(tmp_path: Path) -> None:
+    folder_of(tmp_path, ["a", "b", "c"])
+    Image.new("L", (4, 4)).save(tmp_path / "lost.png")
+    with pytest.raises(ImageDataError, match=r"image lost.png lies in no folder"):
+        load_folder(tmp_path, 16, 0.2, 0.2)
 
 
 def mini_with(tmp_path: Path, data: bytes) -> Path:
@@ -98,8 +272,8 @@ def mini_with(tmp_path: Path, data: bytes) -> Path:
     [
         (b"this is no image", "image train/n1/other.jpg: cannot identify image file"),
         (encoded(Image.effect_noise((84, 84), 50).convert("RGB"), "JPEG")[:1500], "truncated"),
-        (encoded(Image.new("RGB", (64, 84)), "JPEG"), "it has 64x84 pixels; it must have 84x84"),
-        (encoded(Image.new("L", (84, 84)), "JPEG"), "its mode is L; it must be RGB"),
+        (encoded(Image.new("L", (84, 84)))[:60], "image train/n1/other.jpg"),
+        (b"", "cannot identify image file"),
     ],
 )
 def test_bad_images_are_named(tmp_path: Path, image: bytes, message: str) -> None:
