@@ -140,7 +140,7 @@ def _is_image(name: str) -> bool:
 def _report_skipped(path: Path, skipped: Sequence[str]) -> None:
     if skipped:
         logger.warning(
-            "%s: %d files that are no images were skipped, such as %s", path, len(skipped), skipped[0]
+            "%s: skipped %d file(s) that are no images, such as %s", path, len(skipped), skipped[0]
         )
 
 

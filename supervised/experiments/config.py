@@ -68,8 +68,8 @@ class ExperimentConfig(TrainingSettings):
         context_size: numbers (regression) or image channels in the context vector.
         regularisation: weight of the multi-task regularisers.
         image_size: pixels of each side to which the images of a user's folder are brought.
-        validation_fraction, test_fraction: of the classes of a user's folder, where it is not split into folders
-            train, val and test.
+        validation_fraction: of the classes of a user's folder, if it is not split into folders train, val, test.
+        test_fraction: likewise.
         test_episodes: held-out tasks in the final evaluation.
     """
 

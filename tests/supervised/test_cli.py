@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ROOT
+from PIL import Image
 from supervised_helpers import write_miniimagenet, write_omniglot
 
 from maml_rl.tools.run_directory import RunDirectory
@@ -43,6 +44,13 @@ def sinusoid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def omniglot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_omniglot(tmp_path_factory.mktemp("omniglot"))
+
+
+@pytest.fixture
+def omniglot_run(omniglot: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "omniglot-run"
+    assert run_cli("train", "omniglot-5w1s", "--data", omniglot, *TINY_IMAGES, "--output", path) == 0
+    return path
 
 
 def test_run_directory_is_complete(sinusoid: Path) -> None:
@@ -199,6 +207,82 @@ def test_after_anil_learned_step_sizes_begin_with_the_same_model(
         assert run_cli("evaluate", path, "--model", "latest", "--json") == 0
         means.append(json.loads(capsys.readouterr().out)["rows"][0]["mean"])
     assert means[0] == pytest.approx(means[1], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of four pictures of several sizes and modes, and what is no picture."""
+    path = tmp_path_factory.mktemp("own")
+    for i in range(12):
+        (path / f"class {i}").mkdir()
+        for j, mode in enumerate(("RGB", "L", "P", "RGBA")):
+            image = Image.effect_noise((20 + i, 24), 10 + 20 * i).convert("RGB").convert(mode)
+            image.save(path / f"class {i}" / f"{j}.png")
+    (path / "notes.txt").write_text("no picture")
+    return path
+
+
+def test_any_folder_of_classes_trains_and_is_evaluated_on_other_tasks(
+    own_images: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = tmp_path / "run"
+    tasks = ("--ways", 2, "--shots", 1, "--query", 1, "--image-size", 20, "--filters", 3)
+    arguments = ("images", "--data", own_images, *tasks, *TINY, "--test-episodes", 5)
+    assert run_cli("train", *arguments, "--output", run) == 0
+    assert "skipped 1 file(s) that are no images, such as notes.txt" in caplog.text
+    assert run_cli("evaluate", run) == 0
+    assert "accuracy in percent, 2-way 1-shot" in capfd.readouterr().out
+    first = (run / "evaluation.json").read_bytes()
+    fractions = ("--ways", 3, "--shots", 3)
+    assert run_cli("evaluate", run, *fractions) == 2
+    assert "ways is 3, but there are only 2 classes" in capfd.readouterr().err
+    assert run_cli("evaluate", run, "--shots", 3) == 0
+    assert "accuracy in percent, 2-way 3-shot" in capfd.readouterr().out
+    assert json.loads((run / "evaluation-3shot.json").read_text())[0]["tasks"] == 5
+    assert (run / "evaluation.json").read_bytes() == first
+    assert run_cli("evaluate", run, "--shots", 4) == 2
+    assert "has 4 images; shots 4 + query 1 need 5" in capfd.readouterr().err
+
+
+def test_other_ways_begin_with_a_last_layer_of_zeros(
+    omniglot_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("evaluate", omniglot_run, "--ways", 8, "--episodes", 30, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["mean"][0] == pytest.approx(100 / 8)  # all logits are equal: the first of eight classes
+    assert (omniglot_run / "evaluation-8way.json").exists()
+    assert not (omniglot_run / "evaluation.json").exists()
+
+
+def test_other_shots_of_sinusoids_are_a_row_of_their_own(
+    sinusoid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("evaluate", sinusoid, "--shots", 3, "--episodes", 4, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["name"], row["tasks"]) == ("3-shot", 4)
+    assert run_cli("evaluate", sinusoid, "--ways", 2) == 2
+    assert "ways is 2, but sinusoid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("episodes", ["0", "-1"]),
+        ("steps", ["-1"]),
+        ("shots", ["0", "-1"]),
+        ("ways", ["0"]),
+        ("seed", ["-1", str(2**32)]),
+    ],
+)
+def test_options_of_evaluate_outside_their_range_are_named(
+    option: str, values: list[str], sinusoid: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        assert run_cli("evaluate", sinusoid, f"--{option}", value) == 2
+        assert f"{option} is {value}; it must be" in capsys.readouterr().err
 
 
 def test_wrong_input_is_named(

@@ -102,7 +102,7 @@ def test_what_is_no_image_is_skipped_and_counted(
     path = write_zip(tmp_path / "images.zip", files) if zipped else tmp_path / "folder"
     found = read_images(path, 20, "L")
     assert {name: len(images) for name, images in found.items()} == {"c0": 2, "c1": 2}
-    assert f"{len(LEFT_BEHIND)} files that are no images were skipped" in caplog.text
+    assert f"skipped {len(LEFT_BEHIND)} file(s) that are no images" in caplog.text
 
 
 # --- modes and sizes

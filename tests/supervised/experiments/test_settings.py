@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from supervised_helpers import encoded_splits
 
@@ -112,7 +113,16 @@ CASES = [
     Case("context_size", 2, TRAINED, IMAGES | CONTEXT),
     Case("regularisation", 1.0, TRAINED, SINUSOID | MULTI_TASK),
 ]
-ELSEWHERE = {"problem", "report_every", "validate_every", "tasks_per_chunk", "capture_graph"}
+ELSEWHERE = {
+    "image_size",
+    "validation_fraction",
+    "test_fraction",
+    "problem",
+    "report_every",
+    "validate_every",
+    "tasks_per_chunk",
+    "capture_graph",
+}
 """Settings with tests of their own below."""
 
 
@@ -172,6 +182,45 @@ def test_the_problem_decides_network_tasks_and_loss() -> None:
     shapes = [e.training_sampler(stream(0, Purpose.TEST), 2).support.inputs.shape for e in (sinusoid, images)]
     assert shapes == [(2, 3, 1), (2, 3, 28, 28, 1)]
     assert (sinusoid.learner.accuracy, images.learner.accuracy is None) == (None, False)
+
+
+def test_a_users_folder_is_sized_and_split_as_configured(tmp_path: Path) -> None:
+    for i in range(10):
+        (tmp_path / f"c{i}").mkdir()
+        for j in range(3):
+            Image.new("RGB", (20, 20), (i, j, 0)).save(tmp_path / f"c{i}" / f"{j}.png")
+    sizes = {"image_size": 18, "validation_fraction": 0.3, "test_fraction": 0.4}
+    experiment = Experiment(
+        ExperimentConfig(**(IMAGES | {"problem": "images", "query": 1} | sizes)), tmp_path
+    )
+    images = experiment.images
+    assert [len(part) for part in (images.train, images.validation, images.test)] == [3, 3, 4]
+    assert experiment.training_sampler(stream(0, Purpose.TEST), 2).support.inputs.shape == (2, 3, 18, 18, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"meta_batch_size": 10**12}, "meta_batch_size 1000000000000"),
+        ({"validation_episodes": 10**12}, "validation_episodes 1000000000000"),
+        ({"test_episodes": 10**12}, "test_episodes 1000000000000"),
+        ({"shots": 10**12}, "shots 1000000000000"),
+        ({"query": 10**12}, "query 1000000000000"),
+        ({"hidden_sizes": (10**9, 10**9)}, r"hidden_sizes \(1000000000, 1000000000\)"),
+        ({"hidden_sizes": (10**12,)}, r"hidden_sizes \(1000000000000,\)"),
+        ({"inner_steps": 10**12}, "inner_steps 1000000000000"),
+        ({"context_size": 10**12, "method": "context-vector"}, "context_size 1000000000000"),
+        (IMAGES | {"filters": 10**9}, "filters 1000000000"),
+        (IMAGES | {"ways": 10**12}, "ways 1000000000000"),
+        (IMAGES | {"problem": "images", "image_size": 10**8}, "query 2: the inputs"),
+    ],
+)
+def test_what_fits_into_no_memory_is_refused_before_anything_is_made(
+    changes: dict[str, Any], fields: str
+) -> None:
+    experiment = Experiment(ExperimentConfig(**(SINUSOID | changes)))
+    with pytest.raises(ValueError, match=rf"{fields}.* alone need .* of memory"):
+        experiment.trainer(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("settings", [SINUSOID, IMAGES])
