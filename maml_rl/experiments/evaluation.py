@@ -182,9 +182,8 @@ def evaluate(
                     [v.detach().isfinite().flatten(1).all(1).numpy() for v in params.values()], axis=0
                 )
                 for i, (task, known) in enumerate(zip(trajectories, finite, strict=True)):
-                    # What is not finite acts all the same: clipped, in a corner of the action box.
-                    diverged = not known or task.nonfinite_field() is not None
-                    returns[step, start + i] = np.nan if diverged else task.mean_return
+                    # Parameters that are not finite act all the same: clipped, in a corner of the action box.
+                    returns[step, start + i] = task.mean_return if known else np.nan
             on_progress(start + len(chunk))
     return AdaptationResult(returns)
 

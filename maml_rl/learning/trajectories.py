@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+
+LARGEST_ACTION = 1e6
+"""In policy units, whose box is [-1, 1]: a policy that goes beyond has diverged, though clipping hides it."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,9 @@ class Trajectories:
 
     @property
     def mean_return(self) -> float:
-        """Undiscounted sum of rewards, mean over episodes."""
+        """Undiscounted sum of rewards, mean over episodes; NaN if there is a ``fault``."""
+        if self.fault():
+            return math.nan
         return float(self.rewards.sum(axis=1, dtype=np.float64).mean())
 
     @property
@@ -36,11 +42,13 @@ class Trajectories:
         flat = self.observations.ravel()
         return float(np.dot(flat, flat)) / max(1, self.observations.shape[-1])
 
-    def nonfinite_field(self) -> str | None:
-        """Name of the first array that holds a NaN or an infinity, or None."""
+    def fault(self) -> str | None:
+        """What no update can be made of: which array is not finite, or that the policy has diverged; or None."""
         for name in ("observations", "actions", "rewards"):
             if not np.isfinite(getattr(self, name)).all():
-                return name
+                return f"{name} hold a NaN or an infinity"
+        if np.abs(self.actions).max(initial=0) > LARGEST_ACTION:
+            return f"actions lie {LARGEST_ACTION:g} times outside the action box"
         return None
 
 

@@ -139,7 +139,7 @@ class MAMLLearner(TorchLearner):
             The adapted parameters stacked over tasks, and the seconds it took.
 
         Raises:
-            NonFiniteError: a trajectory holds a NaN or an infinity; the message names the task.
+            NonFiniteError: a trajectory is not finite, or its policy has diverged; the message names the task.
         """
         started = time.perf_counter()
         samples = self._samples(blocks)
@@ -222,8 +222,8 @@ class MAMLLearner(TorchLearner):
         for block in blocks:
             trajectories += ray.get(block) if isinstance(block, ray.ObjectRef) else block
         for task, task_trajectories in enumerate(trajectories):
-            if field := task_trajectories.nonfinite_field():
-                raise NonFiniteError(f"{field} of task {task} hold a NaN or an infinity")
+            if fault := task_trajectories.fault():
+                raise NonFiniteError(f"task {task}: {fault}")
         if self.config.inner_steps == 0:  # one policy for all tasks: one baseline, one standardisation
             trajectories = [pool(trajectories)]
         return trajectories

@@ -59,7 +59,7 @@ def test_shapes_and_types() -> None:
     for field in ("observations", "actions", "rewards"):
         assert getattr(data, field).dtype == np.float32
         assert getattr(data, field).flags["C_CONTIGUOUS"]
-    assert data.nonfinite_field() is None
+    assert data.fault() is None
 
 
 def test_equal_seeds_give_equal_trajectories() -> None:
@@ -200,4 +200,4 @@ def test_parameters_change_the_trajectories() -> None:
 def test_values_that_are_not_finite_are_named(field: str, bad: float) -> None:
     data = run()
     getattr(data, field)[0, 0] = bad
-    assert data.nonfinite_field() == field
+    assert data.fault() == f"{field} hold a NaN or an infinity"

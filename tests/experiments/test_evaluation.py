@@ -186,9 +186,10 @@ def test_a_task_that_diverges_is_named_and_takes_no_other_with_it(monkeypatch: p
     assert np.isnan(result.mean[2:]).all()
 
 
-def test_step_sizes_beyond_all_numbers_diverge() -> None:
-    """Parameters overflow; what acts then is clipped and looks like a policy."""
-    result = run(goals(2), inner_lr=1e38)
+@pytest.mark.parametrize("inner_lr", [1e10, 1e30, 1e38])
+def test_step_sizes_beyond_all_measure_diverge(inner_lr: float) -> None:
+    """Parameters overflow, or nearly; what acts then is clipped and looks like a policy."""
+    result = run(goals(2), inner_lr=inner_lr)
     assert set(result.diverged) == {0, 1}
     assert np.isfinite(result.returns[0]).all()
 

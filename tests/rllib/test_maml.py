@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray import tune
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.rllib.learner import NonFiniteError
@@ -164,7 +163,7 @@ def test_an_update_from_non_finite_data_is_refused(bad: str, caplog: pytest.LogC
     before = algo.meta_params()
     result = algo.train()
     assert result["update_refused"] == 1
-    assert f"{bad} of task 2" in caplog.text
+    assert f"task 2: {bad} hold a NaN" in caplog.text
     assert_identical(algo.meta_params(), before)
     algo.train()
     with pytest.raises(NonFiniteError, match="3 consecutive"):
@@ -232,23 +231,6 @@ def test_config_survives_pickling() -> None:
     config = pickle.loads(pickle.dumps(small_config(inner_lr=0.3)))
     assert config.inner_lr == 0.3
     config.validate()
-
-
-@pytest.mark.parametrize("trainable", [MAML, "MAML"])
-def test_tune_search(trainable: Any, tmp_path: Path) -> None:
-    config = small_config(1)
-    config.inner_lr = tune.grid_search([0.05, 0.2])
-    tuner = tune.Tuner(
-        trainable,
-        param_space=config,
-        run_config=tune.RunConfig(
-            stop={"training_iteration": 1}, storage_path=str(tmp_path), name="search", verbose=0
-        ),
-    )
-    results = tuner.fit()
-    assert not results.errors
-    assert {r.config["inner_lr"] for r in results} == {0.05, 0.2}
-    assert all(np.isfinite(r.metrics["return_post"]) for r in results)
 
 
 def test_a_hanging_environment_trips_the_time_out() -> None:

@@ -1,0 +1,100 @@
+"""Searches with Ray Tune: what is tried, what fails, and that a failure is one trial's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray import tune
+from ray.tune.schedulers import PopulationBasedTraining
+from tiny_runs import tiny_config
+
+from maml_rl import MAML
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def search(
+    config: Any, folder: Path, trainable: Any = MAML, iterations: int = 1, **settings: Any
+) -> tune.ResultGrid:
+    tuner = tune.Tuner(
+        trainable,
+        param_space=config,
+        tune_config=tune.TuneConfig(**settings),
+        run_config=tune.RunConfig(
+            stop={"training_iteration": iterations}, storage_path=str(folder), name="search", verbose=0
+        ),
+    )
+    return tuner.fit()
+
+
+@pytest.mark.parametrize("trainable", [MAML, "MAML"])
+def test_a_search_tries_what_it_was_given(trainable: Any, tmp_path: Path) -> None:
+    config = tiny_config().env_runners(num_env_runners=1)
+    config.inner_lr = tune.grid_search([0.05, 0.2])
+    results = search(config, tmp_path, trainable)
+    assert not results.errors
+    assert {r.config["inner_lr"] for r in results} == {0.05, 0.2}
+    assert all(np.isfinite(r.metrics["return_post"]) for r in results)
+    assert results.get_best_result("return_post", "max").metrics["return_post"] == max(
+        r.metrics["return_post"] for r in results
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "impossible", "message"),
+    [
+        ("inner_lr", -2.0, "inner_lr is -2.0; it must be a positive number"),
+        ("horizon", 10**13, "alone need"),
+        ("num_env_runners", 500, "asks for 500 CPUs"),
+    ],
+)
+def test_an_impossible_sample_fails_alone_and_says_why(
+    field: str, impossible: Any, message: str, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    setattr(config, field, tune.grid_search([impossible, getattr(config, field)]))
+    results = search(config, tmp_path)
+    assert len(results.errors) == 1
+    assert message in str(results.errors[0])
+    assert [r.metrics["training_iteration"] for r in results if r.error is None] == [1]
+    best = results.get_best_result("return_post", "max")
+    assert best.config[field] != impossible
+
+
+def test_a_diverging_sample_keeps_its_rows_and_all_their_keys(tmp_path: Path) -> None:
+    config = tiny_config(inner_lr=tune.grid_search([0.1, 1e38]))
+    results = search(config, tmp_path, iterations=2)
+    assert not results.errors
+    diverged = next(r for r in results if r.config["inner_lr"] == 1e38)
+    sound = next(r for r in results if r.config["inner_lr"] == 0.1)
+    assert set(diverged.metrics) == set(sound.metrics)
+    assert np.isnan(diverged.metrics["return_post"])
+    assert np.isfinite(sound.metrics["return_post"])
+    assert results.get_best_result("return_post", "max").config["inner_lr"] == 0.1
+
+
+def test_population_based_training_in_actors_that_are_used_again(tmp_path: Path) -> None:
+    """Trials take over others' parameters and change their step sizes, without new processes."""
+    schedule = PopulationBasedTraining(
+        time_attr="training_iteration",
+        perturbation_interval=1,
+        hyperparam_mutations={"inner_lr": [0.05, 0.1, 0.2, 0.4]},
+        quantile_fraction=0.5,
+    )
+    config = tiny_config(inner_lr=tune.grid_search([0.05, 0.4]))
+    results = search(
+        config,
+        tmp_path,
+        iterations=4,
+        scheduler=schedule,
+        metric="return_post",
+        mode="max",
+        reuse_actors=True,
+    )
+    assert not results.errors
+    assert [r.metrics["training_iteration"] for r in results] == [4, 4]
+    used = {row for r in results for row in r.metrics_dataframe["config/inner_lr"]}
+    assert len(used) > 2 or schedule._num_perturbations > 0
