@@ -275,7 +275,7 @@ def tune(
         return
     for trial in trials:
         values = ", ".join(f"{name} {value}" for name, value in trial["config"].items())
-        print(f"{trial['score']:.4f}: {values}")
+        print(f"{trial['score']:.4f}: {values}" + (f" ({trial['error']})" if trial["error"] else ""))
 
 
 def download(

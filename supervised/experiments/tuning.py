@@ -69,6 +69,8 @@ def run_trial(experiment: Experiment, values: dict[str, Any]) -> float:
 def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict[str, Any]]:
     """Train ``samples`` configurations drawn from ``space``; score and searched values of each, best first.
 
+    A trial that failed has the score -inf and its error's last line.
+
     Ray runs as many at once as the machine has cores. The draw is a function of the configuration's seed.
     """
     samples = checked("samples", samples, COUNT, ConfigError)
@@ -93,9 +95,14 @@ def tune_config(experiment: Experiment, space: Space, samples: int) -> list[dict
     with contextlib.redirect_stdout(sys.stderr):
         results = tuner.fit()
     for result in results:
-        if result.error is not None:
-            raise RuntimeError(f"a trial failed: {result.error}")
-        trials.append({"score": result.metrics["score"], "config": result.config})
+        trial = {"score": -math.inf, "config": result.config, "error": None}
+        if result.error is None:
+            trial["score"] = result.metrics["score"]
+        else:
+            trial["error"] = str(result.error).strip().splitlines()[-1]
+        trials.append(trial)
+    if all(trial["error"] for trial in trials):
+        raise RuntimeError(f"every trial failed; the first: {trials[0]['error']}")
     return sorted(trials, key=lambda trial: -trial["score"])
 
 

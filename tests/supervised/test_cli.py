@@ -351,6 +351,21 @@ def test_tune_prints_nothing_but_its_json(capsys: pytest.CaptureFixture[str]) ->
     assert trial["config"]["meta_lr"] in (0.001, 0.002)
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_a_sample_that_cannot_run_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each value is possible, but not all together."""
+    search = ("report_every=1,4", "validate_every=2,4", "--samples", 6, "--iterations", 4)
+    assert run_cli("tune", "sinusoid", *search, "--validate-every", 4, "--report-every", 1, "--json") == 0
+    trials = json.loads(capsys.readouterr().out)["trials"]
+    for trial in trials:
+        impossible = trial["config"] == {"report_every": 4, "validate_every": 2}
+        assert (trial["score"] is None) == impossible
+        assert ("validate_every is 2; it must be a multiple" in (trial["error"] or "")) == impossible
+    failed = [trial["error"] is not None for trial in trials]
+    assert failed == sorted(failed)  # the best first
+    assert 0 < sum(failed) < 6
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_tune_finds_the_better_step_size(capsys: pytest.CaptureFixture[str]) -> None:
