@@ -251,9 +251,10 @@ def _arguments(
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Positional and keyword arguments: RLlib's environments take all they are told in one dictionary."""
     try:
-        names = [name for name in inspect.signature(factory).parameters if name != "self"]
+        parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # of what is written in C
         return (), kwargs
+    names = [p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD]
     return ((dict(kwargs),), {}) if names in (["config"], ["env_config"]) else ((), kwargs)
 
 

@@ -12,7 +12,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import get_trainable_cls
 
 from maml_rl.envs import check_env_name
-from maml_rl.envs.naming import find_target
+from maml_rl.envs.naming import find_target, is_own
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
@@ -78,6 +78,7 @@ class MAMLConfig(AlgorithmConfig):
         self.num_epochs: int = 10
         self.minibatch_size: int = 1000
         self.env_runner_cls = MAMLEnvRunner
+        self._registered: gymnasium.envs.registration.EnvSpec | None = None
         self._dont_auto_sync_env_runner_states = True  # they have none
         self.seed: int = 0
         self.num_env_runners = 0
@@ -213,6 +214,9 @@ class MAMLConfig(AlgorithmConfig):
         if not isinstance(self.env_config, dict):
             raise ValueError(f"env_config is {self.env_config!r}; it must be a dictionary")
         check_env_name(find_env(self.env))
+        # Whoever registered it here has not done so in the processes of the runners.
+        foreign = isinstance(self.env, str) and not is_own(self.env)
+        self._registered = gymnasium.registry.get(self.env) if foreign else None
         super().validate()
 
     def get_state(self) -> dict[str, Any]:

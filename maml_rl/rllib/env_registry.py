@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
@@ -33,4 +34,6 @@ class RegisteredEnv:
 
 def make_env(config: Any, episodes: int) -> TaskVectorEnv:
     """``make_task_env`` for the environment of a ``MAMLConfig``."""
+    if config._registered is not None:
+        gymnasium.registry.setdefault(config._registered.id, config._registered)
     return make_task_env(find_env(config.env), episodes, config.horizon, config.env_config)

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -42,6 +43,7 @@ from maml_rl.rllib.resources import check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.rllib.sizes import check_sizes
 from maml_rl.tools.time_limit import time_limit
+from maml_rl.tools.user_folder import work_in_users_folder
 
 logger = logging.getLogger("maml_rl")
 
@@ -90,6 +92,11 @@ class MAML(Algorithm):
     def get_default_config(cls) -> MAMLConfig:
         return MAMLConfig()
 
+    @staticmethod
+    def _get_env_id_and_creator(env_specifier: Any, config: AlgorithmConfig) -> tuple[Any, Any]:
+        """RLlib's creator is not used, and would refuse functions: runners make their environment themselves."""
+        return env_specifier, make_env
+
     def setup(self, config: MAMLConfig) -> None:
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
@@ -112,7 +119,10 @@ class MAML(Algorithm):
         self._refusals = 0
         self._advice = Advice()
         self._expert = expert
-        super().setup(config)
+        try:
+            super().setup(config)
+        except IndexError:  # RLlib asks the first runner, and there is none
+            raise RuntimeError(_reason_of_no_runner(self.config)) from None
         self._runners = RunnerPool(self.env_runner_group)
         self._brief_learner()
 
@@ -346,3 +356,20 @@ class MAML(Algorithm):
 
 
 register_trainable("MAML", MAML)
+
+
+def _reason_of_no_runner(config: MAMLConfig) -> str:
+    """Why no runner could start, from one more try in a process like theirs."""
+
+    @ray.remote
+    def try_to_make() -> None:
+        work_in_users_folder()
+        make_env(config, 1).close()
+
+    try:
+        ray.get(try_to_make.remote())
+        reason = "their log files say why"
+    except Exception as error:  # whatever the environment raises there
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        reason = f"there the environment cannot be made: {type(cause).__name__}: {cause}"
+    return f"env is {config.env!r}: it was made in this process, but no env runner could start; {reason}"
