@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import ToyEnv, numpy_params, random_params
 
+from maml_rl.envs import make_task_env
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
@@ -201,3 +202,20 @@ def test_values_that_are_not_finite_are_named(field: str, bad: float) -> None:
     data = run()
     getattr(data, field)[0, 0] = bad
     assert data.fault() == f"{field} hold a NaN or an infinity"
+
+
+@pytest.mark.parametrize("room", [1, 3, 12, 100])
+def test_the_room_a_rollout_begins_with_changes_nothing(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(horizon=12)
+    monkeypatch.setattr("maml_rl.envs.rollout.FIRST_STEPS", room)
+    assert_same(run(horizon=12), expected)
+
+
+def test_memory_follows_the_steps_and_not_the_horizon() -> None:
+    """Room for a billion steps would not be found."""
+    env = make_task_env("user_envs:Reach", 2, 10**9)
+    spec = GaussianMLP(1, 1, hidden_sizes=(4,), initial_std=3.0)
+    params = {name: value.numpy() for name, value in spec.init_params(0).items()}
+    data = rollout(env, 0.5, spec, params, stream(0, 0))
+    assert data.rewards.shape[1] == data.lengths.max() < 10_000
+    env.close()
