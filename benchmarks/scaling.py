@@ -10,14 +10,14 @@ import time
 from multiprocessing import get_context
 
 import numpy as np
-import ray
 from threadpoolctl import ThreadpoolController
 
 from maml_rl import MAML
 from maml_rl.envs import make_task_env
-from maml_rl.envs.rollout import rollout, stream
+from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.rllib.metrics import Trials
 from maml_rl.tools.ray_start import start_ray
 
 PRESETS = ("point-nav", "half-cheetah-vel", "ant-vel")
@@ -27,18 +27,15 @@ SECONDS = 10.0
 def steps_per_second(algo: MAML) -> float:
     """Environment steps per second of whole collection phases, as training makes them."""
     params = {name: value[None] for name, value in algo.meta_params().items()}
-    tasks = algo._sample_tasks()
-    algo._collect(tasks, params, 0)
-    rates = []
+    tasks = algo._sample_tasks(algo.config.meta_batch_size, Phase.TASKS, 0)
+    algo._collect(Trials(), tasks, params, (Phase.ROLLOUT, 0, 0))
+    rates: list[float] = []
     until = time.perf_counter() + SECONDS
     while time.perf_counter() < until or len(rates) < 3:
+        trials = Trials()
         started = time.perf_counter()
-        blocks = algo._collect(tasks, params, 0)
-        seconds = time.perf_counter() - started
-        trajectories = [
-            t for block in blocks for t in (ray.get(block) if isinstance(block, ray.ObjectRef) else block)
-        ]
-        rates.append(sum(t.env_steps for t in trajectories) / seconds)
+        algo._collect(trials, tasks, params, (Phase.ROLLOUT, 0, 0))
+        rates.append(trials.env_steps / (time.perf_counter() - started))
     return float(np.median(rates))
 
 

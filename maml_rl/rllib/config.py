@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.tune.registry import get_trainable_cls
 
 from maml_rl.envs import check_env_name
 from maml_rl.envs.naming import find_target, is_own
@@ -40,9 +39,11 @@ class MAMLConfig(AlgorithmConfig):
         print(algo.train()["return_post"])
     """
 
+    algorithm: ClassVar[type]
+    """MAML: set by its module, which imports this one. Ray Tune's registry forgets it with ``ray.shutdown``."""
+
     def __init__(self, algo_class: type | None = None) -> None:
-        # By name: the algorithm imports this module. `maml_rl.rllib` registers it.
-        super().__init__(algo_class=algo_class or get_trainable_cls("MAML"))
+        super().__init__(algo_class=algo_class or self.algorithm)
         # Finn et al. 2017, app. A.2, unless another source is given. "Code" is the authors' published code.
         self.inner_lr: float = 0.1
         self.inner_steps: int = 1

@@ -355,6 +355,7 @@ class MAML(Algorithm):
         return False
 
 
+MAMLConfig.algorithm = MAML
 register_trainable("MAML", MAML)
 
 
