@@ -9,6 +9,7 @@ Prints a Markdown table; the exit status is 1 if a bit differs.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -49,26 +50,26 @@ def build() -> MAML:
 
 
 def train(algo: MAML, iterations: int, disturb: Callable[[], None], times: list[float]) -> Trial:
-    """Train, and call ``disturb`` in another thread at these times, in seconds from the start, while that lasts."""
-    finished = threading.Event()
-    faults: list[float] = []
-
-    def disturber() -> None:
-        for at in times:
-            if finished.wait(max(0.0, at - (time.perf_counter() - started))):
-                return
-            disturb()
-            faults.append(at)
-
-    thread = threading.Thread(target=disturber)
+    """Train in another thread, and call ``disturb`` at these times, in seconds from the start, while that lasts."""
+    seconds, faults = math.nan, 0
     started = time.perf_counter()
+
+    def iterate() -> None:
+        nonlocal seconds
+        for _ in range(iterations):
+            algo.train()
+        seconds = time.perf_counter() - started
+
+    thread = threading.Thread(target=iterate)
     thread.start()
-    for _ in range(iterations):
-        algo.train()
-    seconds = time.perf_counter() - started
-    finished.set()
+    for at in times:
+        thread.join(max(0.0, at - (time.perf_counter() - started)))
+        if not thread.is_alive():
+            break
+        disturb()  # here: nodes are started from a main thread only
+        faults += 1
     thread.join()
-    return Trial(len(faults), seconds, algo.training_state())
+    return Trial(faults, seconds, algo.training_state())
 
 
 def same(a: TrainingState, b: TrainingState) -> bool:

@@ -39,7 +39,7 @@ from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner import NonFiniteError, NumpyParams
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
 from maml_rl.rllib.metrics import LIFETIME_STEPS, Trials, log_update
-from maml_rl.rllib.resources import check_resources, fits
+from maml_rl.rllib.resources import ResourceError, check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.rllib.sizes import check_sizes
 from maml_rl.tools.time_limit import time_limit
@@ -51,8 +51,10 @@ Result = TypeVar("Result")
 
 MAX_REFUSALS = 3
 """Consecutive refused updates after which a run stops: the data will not get better by themselves."""
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
 """Attempts at an iteration whose trajectories or learner are lost."""
+RESTART_S = 60.0
+"""Seconds in which a lost learner must be in service again."""
 
 _MEMORY = (
     "%s: %s differ between two episodes of the same task, seed and actions; what survives a reset, such as the "
@@ -309,16 +311,33 @@ class MAML(Algorithm):
     def _restart_learner(self) -> None:
         """A new actor in place of a lost one, with the state after the last finished iteration.
 
+        For a while it is tried again: a cluster sends actors to a node until it notices that the node is gone, and
+        other nodes may join.
+
         Raises:
             ResourceError: the cluster no longer has what the learner asks for.
+            LearnerLostError: no new actor stays alive.
         """
-        logger.warning("the learner is started again")
-        with contextlib.suppress(RayError):  # of what is left of the old one
-            self.learner_group.shutdown()
-        check_resources(self.config, env_runners=False)
-        spec = self.config.get_multi_rl_module_spec(spaces=self.spaces)
-        self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
-        self._brief_learner(self._learned)
+        give_up, pause_s = time.monotonic() + RESTART_S, 1.0
+        while True:
+            logger.warning("the learner is started again")
+            with contextlib.suppress(RayError):  # of what is left of the old one
+                self.learner_group.shutdown()
+            try:
+                check_resources(self.config, env_runners=False)
+                spec = self.config.get_multi_rl_module_spec(spaces=self.spaces)
+                self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
+                self._brief_learner(self._learned)
+                return
+            except (ResourceError, LearnerLostError, RayError) as error:
+                if time.monotonic() + pause_s > give_up:
+                    if isinstance(error, RayError):
+                        reason = f"the learner could not be started again ({type(error).__name__})"
+                        raise LearnerLostError(reason) from error
+                    raise
+                logger.warning("not yet: %s", str(error).partition("\n")[0])
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 10.0)
 
     def _call_back(self, event: str, **kwargs: Any) -> None:
         make_callback(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.experiments.run import Run
@@ -17,6 +18,7 @@ from maml_rl.experiments.training import TrainingRun, describe
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib import maml as maml_module
 from maml_rl.rllib.learner import NonFiniteError
+from maml_rl.rllib.learner_calls import LearnerLostError
 from maml_rl.rllib.maml import TrainingState
 from maml_rl.rllib.resources import ResourceError
 from maml_rl.tools.run_directory import CHECKPOINT
@@ -93,11 +95,45 @@ def test_a_learner_that_cannot_be_started_again_ends_the_run_with_what_was_finis
         )
 
     monkeypatch.setattr(MAML, "train", lose)
+    monkeypatch.setattr(maml_module, "RESTART_S", 0.0)
     description = describe(chosen, "point-nav", "maml", 5)
     with pytest.raises(ResourceError, match="1 remote learners"):
         TrainingRun(chosen, run, "point-nav", "maml", 5, description)()
     assert load_policy(run.path / CHECKPOINT).info["iteration"] == 2
     assert [row["iteration"] for row in run.progress()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        ResourceError("the run asks for 1 CPUs, but the Ray cluster has 0"),
+        ActorDiedError(),
+        LearnerLostError("again"),
+    ],
+    ids=["no room yet", "on a node that is gone", "dies at once"],
+)
+def test_a_learner_is_tried_to_be_started_again_until_its_cluster_is_sound(
+    obstacle: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    undisturbed = config(0).build_algo()
+    expected = after(undisturbed, 2)
+    undisturbed.stop()
+    algo = config(1).build_algo()
+    algo.train()
+    kill_learner(algo)
+    check, calls = maml_module.check_resources, []
+
+    def obstructed(*args: Any, **kwargs: Any) -> None:
+        calls.append(None)
+        if len(calls) == 1:
+            raise obstacle
+        check(*args, **kwargs)
+
+    monkeypatch.setattr(maml_module, "check_resources", obstructed)
+    assert_same(after(algo, 1), expected)
+    assert len(calls) == 2
+    assert "not yet" in caplog.text
+    algo.stop()
 
 
 def test_what_a_learner_raises_is_raised_here_and_it_stays_in_service() -> None:
