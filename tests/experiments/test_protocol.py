@@ -249,9 +249,13 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
+def test_the_time_limit_reaches_the_protocol() -> None:
+    assert HeldOut(policy_file(), sample_timeout_s=3).protocol.sample_timeout_s == 3
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_argument_changes_the_measurement(name: str) -> None:
-    assert {*ARGUMENTS, "env"} == set(HeldOut.__init__.__kwdefaults__)
+    assert {*ARGUMENTS, "env", *TESTED_ELSEWHERE} == set(HeldOut.__init__.__kwdefaults__)
     first, second = measured(policy_file()), measured(policy_file(), **{name: ARGUMENTS[name]})
     assert first[0] != second[0]
     assert first[1] != second[1]
