@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maml_rl.envs import TaskVectorEnv, check_may_import, make_task_env
+from maml_rl.envs import TaskVectorEnv, check_may_import
 from maml_rl.experiments.methods import GUIDED, METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import RESOURCE_FIELDS, RESULT_FIELDS
 from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_policy, policy_file_in
 from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.env_registry import make_env
 from maml_rl.rllib.expert import load_expert
 from maml_rl.tools.run_directory import RunError
+from maml_rl.tools.time_limit import time_limit
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Plan:
                 "one, the run directory or policy file of --method oracle"
             )
         config.validate()
-        env = make_task_env(config.env, 1, config.horizon, config.env_config)
+        with time_limit(config.sample_timeout_s, "the environment did not start within sample_timeout_s"):
+            env = make_env(config, 1)
         if config.expert is not None:
             load_expert(Path(config.expert), env)
         return env

@@ -24,6 +24,7 @@ from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.meta_learner import Params
 from maml_rl.policies.mlp import GaussianMLP
 from maml_rl.tools.run_directory import check_output
+from maml_rl.tools.time_limit import time_limit
 
 MAX_FPS = {".mp4": 240, ".gif": 50}
 """Formats, and their highest frame rates: browsers slow a GIF that asks for more than 50 down to 10."""
@@ -123,7 +124,11 @@ def _film_both(
     protocol = held_out.protocol
     on_progress(f"adapting: {protocol.steps} gradient step(s)")
     with closing(held_out.make_env()) as env:
-        params = [stacked for stacked, _ in adaptation(env, protocol, [task])]
+        params: list[Params] = []
+        for stacked, (trajectories,) in adaptation(env, protocol, [task]):
+            if fault := trajectories.fault():
+                raise VideoError(f"adaptation diverged after {len(params)} gradient step(s): {fault}")
+            params.append(stacked)
 
     def film(stacked: Params, when: str) -> Episode:
         def show(step: int) -> None:
@@ -131,7 +136,9 @@ def _film_both(
 
         seed = stream(protocol.seed, Phase.VIDEO)
         policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
-        return film_episode(camera, task, protocol.spec, policy, seed, stride, show)
+        limit_s = protocol.sample_timeout_s
+        with time_limit(limit_s, f"filming took longer than sample_timeout_s={limit_s:g} s"):
+            return film_episode(camera, task, protocol.spec, policy, seed, stride, show)
 
     return film(params[0], "before"), film(params[-1], "after")
 

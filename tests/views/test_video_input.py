@@ -43,7 +43,9 @@ def run(tmp_path: Path) -> Run:
         (["--fps", "0"], "fps is 0; for .mp4 it must be above 0 and at most 240"),
         (["--output", "a.avi"], "output is 'a.avi'; it must end in .mp4 or .gif"),
         (["--output", "no/such/a.gif"], "output is 'no/such/a.gif', but there is no folder 'no/such'"),
-        (["--inner-lr", "0"], "inner_lr is 0.0; it must be positive"),
+        (["--inner-lr", "1e38"], "adaptation diverged after 1 gradient step(s): actions"),
+        (["--inner-lr", "nan"], "inner_lr is nan; it must be a positive number"),
+        (["--inner-lr", "0"], "inner_lr is 0.0; it must be a positive number"),
     ],
 )
 def test_wrong_input(
