@@ -39,6 +39,7 @@ class InnerStep:
         blocks: where the step starts, stacked over tasks.
         inner_lr: one alpha, or one per block: a number, or a tensor like the (unstacked) block.
         keep: False when only ``adapted`` is wanted.
+        pattern: the step at theta, whose ReLU units are on and off here, too.
     """
 
     def __init__(
@@ -50,11 +51,15 @@ class InnerStep:
         scratch: Scratch,
         *,
         keep: bool = True,
+        pattern: InnerStep | None = None,
     ) -> None:
         self._inner_lr: Sequence[float | Tensor] = (
             [inner_lr] * len(blocks) if isinstance(inner_lr, float) else inner_lr
         )
-        self._network = Network(spec, blocks, samples.observations, scratch, keep=keep)
+        frozen = None if pattern is None else pattern._network
+        self._network: Network = Network(
+            spec, blocks, samples.observations, scratch, keep=keep, pattern=frozen
+        )
         with torch.enable_grad():
             self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._network.outputs))
             loss = policy_gradient_loss(self._outputs, samples).sum()
@@ -115,7 +120,7 @@ class ChunkCurvature:
         self._inner_lr, self._first_order = inner_lr, first_order
         self._blocks = len(spec.shapes)
         self._pre, self._post = pre, post
-        self._steps, self._adapted = self._adapt(meta, keep=True)
+        self._steps, self._adapted = self._adapt(meta)
         self._network = Network(spec, self._adapted, self._post.observations, scratch, keep=True)
         self._old = self._network.outputs
         with torch.enable_grad():
@@ -123,16 +128,29 @@ class ChunkCurvature:
             kl = mean_kl(self._old, self._outputs, post)
             self._kl_cotangents = torch.autograd.grad(kl.sum(), self._outputs, create_graph=True)
 
-    def _adapt(self, meta: Blocks, *, keep: bool) -> tuple[list[InnerStep], Blocks]:
+    def _adapt(self, meta: Blocks) -> tuple[list[InnerStep], Blocks]:
         inner_lr = meta[self._blocks :] if self._inner_lr is None else self._inner_lr
-        tasks = len(self._post.weights)
-        adapted = [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
+        adapted = self._stacked(meta)
         steps: list[InnerStep] = []
         for samples in self._pre:
-            step = InnerStep(self._spec, adapted, samples, inner_lr, self._scratch, keep=keep)
+            step = InnerStep(self._spec, adapted, samples, inner_lr, self._scratch)
             steps.append(step)
             adapted = step.adapted
         return steps, adapted
+
+    def _adapt_with_the_same_pattern(self, meta: Blocks) -> Blocks:
+        """The adapted parameters at ``meta``, beside theta."""
+        inner_lr = meta[self._blocks :] if self._inner_lr is None else self._inner_lr
+        adapted = self._stacked(meta)
+        for samples, at_theta in zip(self._pre, self._steps, strict=True):
+            adapted = InnerStep(
+                self._spec, adapted, samples, inner_lr, self._scratch, keep=False, pattern=at_theta
+            ).adapted
+        return adapted
+
+    def _stacked(self, meta: Blocks) -> Blocks:
+        tasks = len(self._post.weights)
+        return [block.expand(tasks, *block.shape) for block in meta[: self._blocks]]
 
     def pull_back(self, w: Blocks) -> Blocks:
         """``sum_i J_i^T w_i``: what a gradient in the adapted parameters is in the meta-parameters."""
@@ -172,7 +190,11 @@ class ChunkCurvature:
         return self.pull_back(self._network.vjp(Gaussian(*fisher)))
 
     def finite_difference_product(self, v: Blocks, step: float) -> Blocks:
-        """The same from the KL gradients in the adapted parameters at theta + step v and theta - step v."""
+        """The same from the KL gradients in the adapted parameters at theta + step v and theta - step v.
+
+        The ReLU units are on and off as they are at theta, where the Hessian is: else each that switches within the
+        displacement makes the gradient jump, which in directions of little curvature is more than the curvature.
+        """
         above, below = self._kl_gradient(v, step), self._kl_gradient(v, -step)
         return self.pull_back([(a - b) / (2 * step) for a, b in zip(above, below, strict=True)])
 
@@ -181,8 +203,10 @@ class ChunkCurvature:
             displaced = [x + step * d for x, d in zip(self._adapted, self._push_forward(v), strict=True)]
         else:
             moved = [x + step * d for x, d in zip(self._meta, v, strict=True)]
-            _, displaced = self._adapt(moved, keep=False)
-        network = Network(self._spec, displaced, self._post.observations, self._scratch, keep=False)
+            displaced = self._adapt_with_the_same_pattern(moved)
+        network = Network(
+            self._spec, displaced, self._post.observations, self._scratch, keep=False, pattern=self._network
+        )
         with torch.enable_grad():
             outputs = Gaussian(*(x.detach().requires_grad_() for x in network.outputs))
             kl = mean_kl(self._old, outputs, self._post)

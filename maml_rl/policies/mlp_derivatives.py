@@ -51,10 +51,19 @@ class Network:
         blocks: parameters stacked over tasks.
         keep: keep the activations in arrays of their own. Otherwise they live in ``scratch``, and only
             ``vjp`` may be called, before the next network is made.
+        pattern: a network at the same observations whose ReLU units are on and off here, too, and whose live
+            standard deviations are: the smooth function that its derivatives are those of.
     """
 
     def __init__(
-        self, spec: GaussianMLP, blocks: Blocks, observations: Tensor, scratch: Scratch, *, keep: bool
+        self,
+        spec: GaussianMLP,
+        blocks: Blocks,
+        observations: Tensor,
+        scratch: Scratch,
+        *,
+        keep: bool,
+        pattern: Network | None = None,
     ) -> None:
         self._tanh = spec.activation == "tanh"
         self._scratch = scratch
@@ -67,13 +76,24 @@ class Network:
             out = None if keep else self._array(f"hidden{i}", bias.shape[-1])
             z = torch.bmm(self._inputs[-1], weight.mT, out=out).add_(bias[:, None])
             if i < len(self._weights) - 1:
-                self._inputs.append(z.tanh_() if self._tanh else z.clamp_(min=0))
+                self._inputs.append(self._activated(z, i, pattern))
+        # Of ReLU units: what says which are on.
+        self._switches = self._inputs if pattern is None else pattern._inputs
         min_log_std = math.log(spec.min_std)
-        self._log_std_is_live = (log_std >= min_log_std).to(observations.dtype)
-        self.outputs = Gaussian(z, log_std.clamp(min=min_log_std))
+        live = log_std >= min_log_std if pattern is None else pattern._log_std_is_live > 0
+        self._log_std_is_live: Tensor = live.to(observations.dtype)
+        self.outputs = Gaussian(z, torch.where(live, log_std, min_log_std))
         self._tangents: list[Tensor] = []
         self._errors: list[Tensor] = []
         self._first_bias_gradient = log_std
+
+    def _activated(self, z: Tensor, layer: int, pattern: Network | None) -> Tensor:
+        """The activation of hidden ``layer``, in place."""
+        if self._tanh:
+            return z.tanh_()
+        if pattern is None:
+            return z.clamp_(min=0)
+        return _where_positive(pattern._inputs[layer + 1], z)
 
     def _split(self, blocks: Blocks) -> tuple[Blocks, Blocks, Tensor, Blocks]:
         """Weights, biases, log_std, and the context if there is one."""
@@ -90,10 +110,10 @@ class Network:
 
     def _times_slope(self, x: Tensor, layer: int) -> Tensor:
         """Multiply x by the activation's derivative at hidden ``layer``, in place."""
-        h = self._inputs[layer + 1]
         if self._tanh:
+            h = self._inputs[layer + 1]
             return x.sub_(x * h * h)
-        return torch.ops.aten.threshold_backward.grad_input(x, h, 0, grad_input=x)
+        return _where_positive(self._switches[layer + 1], x)
 
     def _sum_over_samples(self, error: Tensor) -> Tensor:
         # A product with ones is several times faster than sum(1).
@@ -167,3 +187,8 @@ class Network:
             moved = self._context_gradient(kept, tangents[0])
             gradients.append(moved + self._context_gradient(gradients[1], self._weights[0]))
         return gradients
+
+
+def _where_positive(switch: Tensor, x: Tensor) -> Tensor:
+    """X where the switch is positive, else 0; in place."""
+    return torch.ops.aten.threshold_backward.grad_input(x, switch, 0, grad_input=x)
