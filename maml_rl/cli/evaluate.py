@@ -162,12 +162,16 @@ def _check_workers(num_workers: int | None) -> None:
 
 
 def _print_table(held_out: HeldOut, description: dict[str, Any], result: AdaptationResult) -> None:
-    from maml_rl.experiments.evaluation import markdown_table
+    from maml_rl.envs.episode_info import SUCCESS_RATE
+    from maml_rl.experiments.evaluation import AdaptationResult, markdown_table
 
     name = f"{description['method']}, iteration {description['iteration']}"
     rows: dict[str, Sequence[tuple[float, float | None]]] = {
         name: list(zip(result.mean, result.interval, strict=True))
     }
+    if SUCCESS_RATE in result.infos:
+        percent = AdaptationResult(100 * result.infos[SUCCESS_RATE])
+        rows["success in percent"] = list(zip(percent.mean, percent.interval, strict=True))
     if held_out.papers_row:
         rows["Finn et al. 2017"] = held_out.papers_row
     print(markdown_table(rows))

@@ -34,6 +34,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     task_space: gymnasium.Space[Any]
     single_observation_space: gymnasium.spaces.Box
     single_action_space: gymnasium.spaces.Box
+    reports_info: bool = False
+    """Whether ``infos`` may tell anything."""
     diverged_episodes: int = 0
     """Episodes, since construction, that ended because the simulation left the finite numbers."""
     render_size: tuple[int, int] = (480, 360)

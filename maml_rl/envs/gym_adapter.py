@@ -54,6 +54,8 @@ class GymTaskEnv(TaskVectorEnv):
         UserEnvError: here and in every method, when the environment raises or breaks the interface.
     """
 
+    reports_info = True
+
     def __init__(
         self,
         num_envs: int = 1,

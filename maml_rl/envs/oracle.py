@@ -40,6 +40,11 @@ class TaskInObservation(TaskVectorEnv):
         """See ``TaskVectorEnv``."""
         return self._env.diverged_episodes
 
+    @property
+    def reports_info(self) -> bool:  # type: ignore[override]
+        """See ``TaskVectorEnv``."""
+        return self._env.reports_info
+
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return self._env.sample_tasks(n, rng)
 

@@ -75,7 +75,7 @@ def rollout(
     spec: GaussianMLP,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
-    on_state: Callable[[State], None] = lambda state: None,
+    *observers: Callable[[State], None],
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
@@ -86,14 +86,15 @@ def rollout(
     Args:
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
         params: the policy's parameters, not stacked.
-        on_state: called after the reset and after every step; what it is shown is overwritten later.
+        observers: called after the reset and after every step; what they are shown is overwritten later.
     """
     if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
     env_seed, noise_seed = map(int, seed.generate_state(2, np.uint64))
     env.set_task(task)
     observations, _ = env.reset(seed=env_seed)
-    on_state(State(0, observations))
+    for observe in observers:
+        observe(State(0, observations))
     episodes, horizon = env.num_envs, env.max_episode_steps
     low, high = env.single_action_space.low, env.single_action_space.high
     centre, scale = (high + low) / 2, (high - low) / 2
@@ -124,8 +125,9 @@ def rollout(
             np.fmin(np.fmax(env_actions, low, out=env_actions), high, out=env_actions)
             observations, rewards, terminated, truncated, _ = env.step(env_actions)
             all_rewards[t] = rewards
-            step = Step(actions, env_actions, rewards, terminated, truncated, alive)
-            on_state(State(t + 1, observations, step))
+            for observe in observers:
+                step = Step(actions, env_actions, rewards, terminated, truncated, alive)
+                observe(State(t + 1, observations, step))
             if terminated.any() or truncated.any():
                 done = terminated | truncated
                 lengths[alive & done] = t + 1

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.episode_info import EpisodeInfo
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.batch import make_samples
 from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
@@ -33,12 +34,16 @@ TASKS_PER_CHUNK = 5
 
 @dataclass(frozen=True)
 class AdaptationResult:
-    """Mean return of each task after each number of gradient steps: ``returns [steps + 1, tasks]``.
+    """What each task gave after each number of gradient steps, ``[steps + 1, tasks]`` each.
 
-    A task's return is NaN where its parameters or its episodes were not finite numbers, and so is the mean.
+    Attributes:
+        returns: means over episodes; NaN where parameters or episodes were not finite numbers.
+        infos: likewise of the numbers that the environment tells in ``info``, among them ``success_rate``; NaN
+            where a task did not tell it.
     """
 
     returns: np.ndarray
+    infos: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def diverged(self) -> dict[int, int]:
@@ -63,6 +68,10 @@ class AdaptationResult:
             "mean": self.mean.tolist(),
             "interval_95": [None if np.isnan(x) else float(x) for x in self.interval],
             "tasks": self.returns.shape[1],
+            "info": {
+                name: {"mean": np.mean(values, axis=1).tolist(), "interval_95": interval_95(values).tolist()}
+                for name, values in self.infos.items()
+            },
             "diverged": {str(task): step for task, step in self.diverged.items()},
             "returns": self.returns.tolist(),
         }
@@ -71,10 +80,26 @@ class AdaptationResult:
         """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``, with ``description``."""
         with (folder / "adaptation.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["gradient_steps", "mean", "interval_95"])
-            writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, strict=True))
+            writer.writerow(["gradient_steps", "mean", "interval_95", *self.infos])
+            told = [values.mean(axis=1) for values in self.infos.values()]
+            writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, *told, strict=True))
         content = strict_json({**description, **self.as_dict()}) + "\n"
         write_atomically(folder / "adaptation.json", content.encode())
+
+    @classmethod
+    def joined(cls, parts: Sequence[AdaptationResult]) -> AdaptationResult:
+        """One result of the tasks of all parts."""
+        names = dict.fromkeys(name for part in parts for name in part.infos)
+        missing = [np.full_like(part.returns, np.nan) for part in parts]
+        return cls(
+            np.concatenate([part.returns for part in parts], axis=1),
+            {
+                name: np.concatenate(
+                    [part.infos.get(name, nan) for part, nan in zip(parts, missing, strict=True)], axis=1
+                )
+                for name in names
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -117,10 +142,18 @@ class Protocol:
         return {name: torch.stack([p[name] for p in fresh]) for name in fresh[0]}, self.inner_lr
 
 
+class AdaptationStep(NamedTuple):
+    """Parameters (stacked over tasks), each task's episodes with them, and means of what ``info`` told of these."""
+
+    params: Params
+    trajectories: list[Trajectories]
+    infos: list[dict[str, float]]
+
+
 def adaptation(
     env: TaskVectorEnv, protocol: Protocol, tasks: Tasks, first_task: int = 0
-) -> Iterator[tuple[Params, list[Trajectories]]]:
-    """Parameters (stacked over ``tasks``) after 0, 1, ... gradient steps, and each task's episodes with them.
+) -> Iterator[AdaptationStep]:
+    """What ``tasks`` give after 0, 1, ... gradient steps.
 
     Every step uses the fresh episodes of the parameters before it. Every task has random streams of its own,
     named by its index: what happens to it does not depend on which other tasks are there.
@@ -132,15 +165,18 @@ def adaptation(
     params, first_lr = protocol.initial_params(first_task, len(tasks))
     limit_s = protocol.sample_timeout_s
     for step in range(protocol.steps + 1):
-        trajectories = []
+        trajectories, infos = [], []
         for i, task in enumerate(tasks):
             task_params = {name: value[i].detach().numpy() for name, value in params.items()}
             seed = stream(protocol.seed, Phase.EVALUATION, first_task + i, step)
             with time_limit(
                 limit_s, f"task {first_task + i} took longer than sample_timeout_s={limit_s:g} s"
             ):
-                trajectories.append(rollout(env, task, protocol.spec, task_params, seed))
-        yield params, trajectories
+                told = EpisodeInfo(env)
+                observers = [told] if env.reports_info else []
+                trajectories.append(rollout(env, task, protocol.spec, task_params, seed, *observers))
+                infos.append(told.means())
+        yield AdaptationStep(params, trajectories, infos)
         if step < protocol.steps:
             samples = make_samples(
                 trajectories,
@@ -160,7 +196,7 @@ def evaluate(
     first_task: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> AdaptationResult:
-    """Mean return of every task after 0 .. k gradient steps; see ``adaptation``.
+    """Returns of every task after 0 .. k gradient steps, and what its environment told; see ``adaptation``.
 
     Args:
         on_progress: called with the number of tasks done.
@@ -171,21 +207,29 @@ def evaluate(
     """
     if len(tasks) == 0:
         raise ValueError("tasks is empty; evaluation needs at least one task")
-    returns = np.zeros((protocol.steps + 1, len(tasks)))
+    parts = []
     # One thread: the result must not depend on the machine, and the matrices are small.
     with ThreadpoolController().limit(limits=1):
         for start in range(0, len(tasks), TASKS_PER_CHUNK):
             chunk = tasks[start : start + TASKS_PER_CHUNK]
-            steps = adaptation(env, protocol, chunk, first_task + start)
-            for step, (params, trajectories) in enumerate(steps):
-                finite = np.all(
-                    [v.detach().isfinite().flatten(1).all(1).numpy() for v in params.values()], axis=0
-                )
-                for i, (task, known) in enumerate(zip(trajectories, finite, strict=True)):
-                    # Parameters that are not finite act all the same: clipped, in a corner of the action box.
-                    returns[step, start + i] = task.mean_return if known else np.nan
+            steps = list(map(_measured, adaptation(env, protocol, chunk, first_task + start)))
+            names = dict.fromkeys(name for _, told in steps for task in told for name in task)
+            infos = {
+                name: np.array([[task.get(name, np.nan) for task in told] for _, told in steps])
+                for name in names
+            }
+            parts.append(AdaptationResult(np.array([returns for returns, _ in steps]), infos))
             on_progress(start + len(chunk))
-    return AdaptationResult(returns)
+    return AdaptationResult.joined(parts)
+
+
+def _measured(step: AdaptationStep) -> tuple[list[float], list[dict[str, float]]]:
+    """Each task's return, NaN if it diverged, and what it told."""
+    finite = np.all([v.detach().isfinite().flatten(1).all(1).numpy() for v in step.params.values()], axis=0)
+    # Parameters that are not finite act all the same: clipped, in a corner of the action box.
+    returns = [t.mean_return if known else np.nan for t, known in zip(step.trajectories, finite, strict=True)]
+    infos = [{} if np.isnan(value) else told for value, told in zip(returns, step.infos, strict=True)]
+    return returns, infos
 
 
 def _halved(inner_lr: InnerLR) -> InnerLR:

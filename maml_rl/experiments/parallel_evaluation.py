@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 
@@ -38,20 +37,20 @@ def evaluate_in_parallel(
     while pending:
         ready, pending = ray.wait(pending)
         try:
-            done += sum(returns.shape[1] for returns in ray.get(ready))
+            done += sum(result.returns.shape[1] for result in ray.get(ready))
         except RayTaskError as error:
             raise error.as_instanceof_cause() from None
         on_progress(done)
-    return AdaptationResult(np.concatenate(ray.get(blocks), axis=1))
+    return AdaptationResult.joined(ray.get(blocks))
 
 
 @ray.remote
 def _evaluate_block(
     make_env: Callable[[], TaskVectorEnv], protocol: Protocol, tasks: Tasks, first_task: int
-) -> np.ndarray:
+) -> AdaptationResult:
     work_in_users_folder()
     env = make_env()
     try:
-        return evaluate(env, protocol, tasks, first_task=first_task).returns
+        return evaluate(env, protocol, tasks, first_task=first_task)
     finally:
         env.close()

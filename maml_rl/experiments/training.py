@@ -50,6 +50,8 @@ COLUMNS = (
     "diverged_episodes",
     "update_refused",
 )
+SUCCESSES = ("success_rate_pre", "success_rate_post")
+"""Further columns where the environment tells ``info``."""
 COUNTS = ("backtracks", "env_steps", "diverged_episodes")
 BEST_WINDOW = 10
 """Iterations over which the return after adaptation is averaged to choose the best policy."""
@@ -273,6 +275,7 @@ def progress_row(result: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"iteration": result["training_iteration"]}
     nan = float("nan")  # a refused update has no KL
     row |= {name: float(result.get(name, nan)) for name in COLUMNS}
+    row |= {name: float(result[name]) for name in SUCCESSES if name in result}
     row |= {name: int(row[name]) for name in COUNTS if math.isfinite(row[name])}
     row |= {f"seconds_{name}": float(result["seconds"].get(name, nan)) for name in SECONDS}
     row["seconds_total"] = float(result["time_this_iter_s"])
@@ -281,8 +284,11 @@ def progress_row(result: dict[str, Any]) -> dict[str, Any]:
 
 def progress_line(row: dict[str, Any]) -> str:
     """The progress line: returns before and after adaptation, KL, seconds per phase."""
+    successes = [row[name] for name in SUCCESSES if math.isfinite(row.get(name, math.nan))]
     return (
-        f"return {row['return_pre']:.2f} -> {row['return_post']:.2f}, KL {row['kl']:.4f}, "
+        f"return {row['return_pre']:.2f} -> {row['return_post']:.2f}, "
+        + (f"success {' -> '.join(f'{rate:.0%}' for rate in successes)}, " if successes else "")
+        + f"KL {row['kl']:.4f}, "
         f"seconds: rollouts {row['seconds_rollouts']:.2f}, adaptation {row['seconds_adaptation']:.2f}, "
         f"meta-update {row['seconds_meta_update']:.2f}"
     )

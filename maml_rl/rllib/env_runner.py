@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -14,7 +14,8 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from threadpoolctl import ThreadpoolController
 
-from maml_rl.envs.rollout import rollout, stream
+from maml_rl.envs.episode_info import EpisodeInfo
+from maml_rl.envs.rollout import State, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
 from maml_rl.rllib.env_registry import make_env
@@ -42,6 +43,8 @@ class RolloutSummary:
     env_steps: int
     episodes: int
     diverged_episodes: int
+    infos: list[dict[str, float]]
+    """Means of the numbers in ``info``, of each task; empty for environments that tell none."""
     observation_square: float
     """Sum over steps of the mean square of an observation's components."""
     seconds: float
@@ -94,22 +97,27 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         """
         started = time.perf_counter()
         diverged = self.env.diverged_episodes
-        trajectories, episodes = [], []
+        trajectories, episodes, infos = [], [], []
         with self._blas.limit(limits=1):
             for offset, task in enumerate(block.tasks):
                 task_params = {
                     name: value[block.first + offset if len(value) > 1 else 0]
                     for name, value in params.items()
                 }
-                rolling = partial(
-                    rollout, self.env, task, self._policy_spec, task_params, block.stream(offset)
-                )
+                observers: list[Callable[[State], None]] = []
+                if self.env.reports_info:
+                    observers.append(told := EpisodeInfo(self.env))
                 if self._callbacks.follow_episodes:
-                    follower = EpisodeFollower(self._callbacks, self, task, block.phase[-1])
-                    trajectories.append(rolling(follower))
+                    observers.append(
+                        follower := EpisodeFollower(self._callbacks, self, task, block.phase[-1])
+                    )
+                trajectories.append(
+                    rollout(self.env, task, self._policy_spec, task_params, block.stream(offset), *observers)
+                )
+                if self.env.reports_info:
+                    infos.append(told.means())
+                if self._callbacks.follow_episodes:
                     episodes += [episode.to_numpy() for episode in follower.episodes]
-                else:
-                    trajectories.append(rolling())
         if self._callbacks.follow_episodes:
             self._callbacks.call("on_sample_end", samples=episodes)
         summary = RolloutSummary(
@@ -117,6 +125,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
             env_steps=sum(t.env_steps for t in trajectories),
             episodes=sum(len(t.lengths) for t in trajectories),
             diverged_episodes=self.env.diverged_episodes - diverged,
+            infos=infos,
             observation_square=sum(t.observation_square for t in trajectories),
             seconds=time.perf_counter() - started,
             metrics=self.metrics.reduce(),

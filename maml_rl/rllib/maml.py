@@ -28,6 +28,7 @@ from ray.tune.registry import register_trainable
 from ray.tune.result import TRAINING_ITERATION
 
 from maml_rl.envs import GymTaskEnv
+from maml_rl.envs.episode_info import SUCCESS_RATE
 from maml_rl.envs.rollout import Phase
 from maml_rl.envs.statefulness import find_memory
 from maml_rl.policies.policy_file import STATE
@@ -118,6 +119,8 @@ class MAML(Algorithm):
                 clip=self.config.expert_clip,
             )
         env.close()
+        # Of an environment that tells anything a result always says whether it told a success.
+        self._info_names = dict.fromkeys([SUCCESS_RATE] if env.reports_info else [])
         self._refusals = 0
         self._advice = Advice()
         self._expert = expert
@@ -145,7 +148,7 @@ class MAML(Algorithm):
         """One meta-update; run again from its start if trajectories or the learner were lost with their node."""
         trials, update = self._until_nothing_is_lost(self._meta_iteration)
         # Only now: an iteration that is run again counts once.
-        trials.log(self.metrics, self.config.inner_steps)
+        trials.log(self.metrics, self.config.inner_steps, self._info_names_with(trials))
         self.metrics.log_value(LIFETIME_STEPS, trials.env_steps, reduce="lifetime_sum")
         log_update(self.metrics, update, with_critic=self.config.has_critic)
         self._advice.look(trials, update)
@@ -175,11 +178,16 @@ class MAML(Algorithm):
         self._call_back("on_evaluate_start")
         trials = self._until_nothing_is_lost(self._held_out_trials)
         logger = MetricsLogger(stats_cls_lookup=config.stats_cls_lookup, root=True)
-        trials.log(logger, config.inner_steps)
+        trials.log(logger, config.inner_steps, self._info_names_with(trials))
         missing = config.inner_steps + 1 - len(trials.returns)
         results = {**logger.peek(), "returns": trials.returns + [math.nan] * missing}
         self._call_back("on_evaluate_end", evaluation_metrics=results)
         return results
+
+    def _info_names_with(self, trials: Trials) -> list[str]:
+        """The numbers in ``info`` that were told so far: they stay in every later result."""
+        self._info_names |= dict.fromkeys(name for told in trials.infos for name in told)
+        return list(self._info_names)
 
     def _held_out_trials(self) -> Trials:
         tasks = self._sample_tasks(self.config.evaluation_duration, Phase.VALIDATION)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from maml_rl.envs.episode_info import SUCCESS_RATE, mean_over_tasks
 from maml_rl.rllib.dispatch import Block
 from maml_rl.rllib.env_runner import RolloutSummary
 
@@ -26,6 +27,7 @@ class Trials:
 
     Attributes:
         returns: mean over tasks of the return after 0, 1, ... gradient steps.
+        infos: of each phase the means over tasks of the numbers in ``info``.
         blocks: the trajectories of the last phase.
         seconds: by activity.
         callbacks: what callbacks logged on the runners.
@@ -36,6 +38,7 @@ class Trials:
     env_steps: int = 0
     episodes: int = 0
     diverged_episodes: int = 0
+    infos: list[dict[str, float]] = field(default_factory=list)
     observation_square: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: {"rollouts": 0.0, "adaptation": 0.0})
     callbacks: list[Any] = field(default_factory=list)
@@ -47,6 +50,7 @@ class Trials:
         self.env_steps += sum(summary.env_steps for summary in summaries)
         self.episodes += sum(summary.episodes for summary in summaries)
         self.diverged_episodes += sum(summary.diverged_episodes for summary in summaries)
+        self.infos.append(mean_over_tasks([task for summary in summaries for task in summary.infos]))
         self.observation_square += sum(summary.observation_square for summary in summaries)
         self.seconds["rollouts"] += seconds
         self.callbacks += [summary.metrics for summary in summaries if summary.metrics]
@@ -56,8 +60,12 @@ class Trials:
         """Root mean square of the observations' components; NaN without a step."""
         return math.sqrt(self.observation_square / self.env_steps) if self.env_steps else math.nan
 
-    def log(self, logger: MetricsLogger, inner_steps: int) -> None:
-        """Into RLlib's metrics; NaN for a return that is missing."""
+    def log(self, logger: MetricsLogger, inner_steps: int, info_names: Collection[str]) -> None:
+        """Into RLlib's metrics; NaN for what is missing.
+
+        Args:
+            info_names: numbers that the environment has told so far.
+        """
         post = self.returns[inner_steps] if len(self.returns) > inner_steps else math.nan
         values: dict[str | tuple[str, ...], float] = {
             "return_pre": self.returns[0] if self.returns else math.nan,
@@ -65,6 +73,11 @@ class Trials:
             (ENV_RUNNERS, "episode_return_mean"): post,  # RLlib's name for "the" return
             (ENV_RUNNERS, "episode_len_mean"): self.env_steps / self.episodes if self.episodes else math.nan,
         }
+        for when, phase in (("pre", 0), ("post", inner_steps)):
+            told = self.infos[phase] if len(self.infos) > phase else {}
+            for info in info_names:
+                key = f"{info}_{when}" if info == SUCCESS_RATE else (f"info_{when}", info)
+                values[key] = told.get(info, math.nan)
         for name, value in values.items():
             logger.log_value(name, value, window=1)
         counts: dict[str | tuple[str, ...], int] = {

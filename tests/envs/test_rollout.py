@@ -11,7 +11,7 @@ from helpers import ToyEnv, numpy_params, random_params
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.point_nav import PointNav
-from maml_rl.envs.rollout import Phase, rollout, stream
+from maml_rl.envs.rollout import Phase, State, Step, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.mlp import LOG_STD, GaussianMLP
 from maml_rl.policies.numpy_mlp import NumpyPolicy
@@ -202,6 +202,49 @@ def test_values_that_are_not_finite_are_named(field: str, bad: float) -> None:
     data = run()
     getattr(data, field)[0, 0] = bad
     assert data.fault() == f"{field} hold a NaN or an infinity"
+
+
+def test_observers_see_every_state_and_the_step_that_led_there() -> None:
+    """From what they see the trajectories can be put together again."""
+    env = make_task_env("user_envs:Telling", 3, 4)
+    spec = GaussianMLP(1, 1, hidden_sizes=(4,))
+    params = {name: value.numpy() for name, value in spec.init_params(0).items()}
+    seen: list[State] = []
+
+    def observe(state: State) -> None:
+        step = state.step and Step(*(np.copy(field) for field in state.step))
+        seen.append(State(state.steps, state.observations.copy(), step))
+
+    data = rollout(env, 1.0, spec, params, stream(0, 0), observe)
+    assert [state.steps for state in seen] == list(range(5))
+    assert seen[0].step is None
+    for t, state in enumerate(seen[1:]):
+        assert state.step is not None
+        np.testing.assert_array_equal(data.observations[:, t], seen[t].observations)
+        np.testing.assert_array_equal(data.actions[:, t], state.step.actions)
+        np.testing.assert_array_equal(data.rewards[:, t], np.float32(state.step.rewards))
+        np.testing.assert_array_equal(state.step.env_actions, np.clip(state.step.actions, -1, 1))
+        assert state.step.active.all()
+        assert not state.step.terminated.any()
+        assert state.step.truncated.all() == (t == 3)
+    env.close()
+
+
+def test_observers_are_told_which_episodes_ended_and_how() -> None:
+    env = make_task_env("user_envs:Telling", 2, 9)  # which ends after five steps by itself
+    spec = GaussianMLP(1, 1, hidden_sizes=(4,))
+    params = {name: value.numpy() for name, value in spec.init_params(0).items()}
+    ended: list[bool] = []
+    rollout(
+        env,
+        1.0,
+        spec,
+        params,
+        stream(0, 0),
+        lambda state: ended.append(bool(state.step.terminated.all())) if state.step else None,
+    )
+    assert ended == [False] * 4 + [True]
+    env.close()
 
 
 @pytest.mark.parametrize("room", [1, 3, 12, 100])

@@ -119,9 +119,9 @@ def test_fresh_weights_are_those_of_the_tasks_own_stream() -> None:
 def test_every_step_sees_fresh_episodes_of_the_policy_before_it() -> None:
     """With a step size of nearly nothing all that differs from step to step is the noise."""
     steps = list(adaptation(env(), protocol(inner_lr=1e-12), GOALS[:2]))
-    noise = [trajectories[task].actions.tobytes() for _, trajectories in steps for task in range(2)]
+    noise = [trajectories[task].actions.tobytes() for _, trajectories, _ in steps for task in range(2)]
     assert len(set(noise)) == 8
-    for params, _ in steps[1:]:
+    for params, _, _ in steps[1:]:
         for name, value in params.items():
             torch.testing.assert_close(value, steps[0][0][name])
 

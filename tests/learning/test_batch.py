@@ -114,6 +114,14 @@ def test_a_fraction_is_evenly_spaced_and_keeps_means() -> None:
     torch.testing.assert_close(thin.weights, expected)
 
 
+def test_a_fraction_keeps_its_places_in_a_long_batch() -> None:
+    """In single precision three tenths of 4000 samples would be others."""
+    samples = random_samples(small_spec(), [4000])
+    thin = samples.thinned(0.3)
+    places = [int(i / 0.3) for i in range(1200)]
+    torch.testing.assert_close(thin.actions, samples.actions[:, places])
+
+
 def test_the_whole_fraction_is_all_samples() -> None:
     samples = random_samples(small_spec(), [4, 7])
     for thinned, whole in zip(samples.thinned(1.0), samples, strict=True):

@@ -56,6 +56,14 @@ def update(
     return PPO(SPEC, params, settings).update(params, pre, post, LOSS, generator(seed))
 
 
+def test_a_step_that_finds_nothing_leaves_the_policy_and_says_so() -> None:
+    before = SPEC.init_params(0)
+    params, result = update(replace(SETTINGS, lr=0.1, max_kl=1e-12, line_search=LineSearch(steps=1)))
+    assert (result.accepted, result.kl, result.backtracks) == (False, 0.0, 1)
+    assert result.loss_after == result.loss_before
+    assert all(torch.equal(value, before[name]) for name, value in params.items())
+
+
 # --- the loss
 
 

@@ -40,6 +40,36 @@ class Reach(gymnasium.Env[np.ndarray, np.ndarray]):
         return np.array([self._scale * (self._x + 0.3)], np.float32)
 
 
+class Telling(Reach):
+    """Tells a success when the step count reaches the task's number, and more."""
+
+    horizon = 5
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(1, 9, n).astype(float)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, _ = super().step(action)
+        info: dict[str, Any] = {
+            "success": np.array([self._t == self._goal]),
+            "steps": self._t,
+            "odd": bool(self._t % 2),
+            "position": np.array([1.0, 2.0]),
+            "name": "reach",
+            "broken": float("nan"),
+        }
+        if self._t == 2:
+            info["once"] = np.float32(7)
+        return observation, reward, self._t == self.horizon, False, info
+
+
+class Silent(Reach):
+    """Tells nothing."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return (*super().step(action)[:4], {})
+
+
 class Forgetful(Reach):
     """Draws its start from a generator that no seed reaches."""
 
