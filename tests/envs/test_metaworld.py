@@ -290,7 +290,6 @@ def test_train_and_evaluate(mw: Any, tmp_path: Path) -> None:
     assert all(0 < value < 10 * 10 for row in result["returns"] for value in row), "at most 10 a step"
 
 
-@pytest.mark.slow
 def test_reach_is_learned(mw: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("--meta-batch-size", 10, "--episodes-per-task", 5, "--horizon", 100)

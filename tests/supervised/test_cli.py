@@ -366,7 +366,6 @@ def test_a_sample_that_cannot_run_fails_alone(capsys: pytest.CaptureFixture[str]
     assert 0 < sum(failed) < 6
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_tune_finds_the_better_step_size(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("meta_lr=0.000001,0.005", "--samples", 4, "--iterations", 400, "--validate-every", 400)

@@ -24,8 +24,6 @@ from supervised.experiments.presets import get_preset
 from supervised.learning.meta_step import adaptation_curve
 from supervised.learning.trainer import MetaTrainer
 
-pytestmark = pytest.mark.slow
-
 
 def real_data(variable: str, default: str) -> Path:
     path = Path(os.environ.get(variable) or DATA / default)
