@@ -75,7 +75,9 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self._mode = mode
         # Scaling and clipping in float32 can leave an action a rounding error outside the box.
-        margin = 1e-6 * (action_space.high - action_space.low)
+        bounded = action_space.bounded_below & action_space.bounded_above
+        margin = np.zeros_like(action_space.low)
+        margin[bounded] = 1e-6 * (action_space.high[bounded] - action_space.low[bounded])
         self._low, self._high = action_space.low - margin, action_space.high + margin
         self._task: Any = None
         self._generators: list[np.random.Generator] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -13,8 +13,10 @@ import numpy as np
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.naming import find_factory
 from maml_rl.envs.offscreen import choose_backend
+from maml_rl.envs.spaces import FlatActions, FlatObservations
 
 Env = gymnasium.Env[Any, Any]
+_Flat = TypeVar("_Flat", FlatObservations, FlatActions)
 
 
 class UserEnvError(RuntimeError):
@@ -39,7 +41,9 @@ class GymTaskEnv(TaskVectorEnv):
     - ``set_task(task)``: from the next reset on, the environment is that of ``task``;
     - optionally ``task_space``: a Gymnasium space that tasks are checked against.
 
-    Observations and actions are one-dimensional boxes, actions bounded. An episode that the environment
+    Observations are boxes of any shape and type, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these:
+    policies see them as vectors (``spaces.FlatObservations``). Actions are boxes of floats, scaled where they are
+    bounded on both sides. An episode that the environment
     truncates counts as terminated; one that it never ends is truncated at the horizon.
 
     Args:
@@ -71,11 +75,13 @@ class GymTaskEnv(TaskVectorEnv):
             env_kwargs = {**(env_kwargs or {}), "render_mode": render_mode}
         first = self._make(env, env_kwargs)
         self.metadata = {**self.metadata, **first.metadata}
+        self._flat_observations = self._flattened(FlatObservations, first, "observation_space")
+        self._flat_actions = self._flattened(FlatActions, first, "action_space")
         super().__init__(
             num_envs,
             max_episode_steps=max_episode_steps,
-            observation_space=self._check_box(first.observation_space, "observation_space"),
-            action_space=self._check_actions(first.action_space),
+            observation_space=self._flat_observations.box,
+            action_space=self._flat_actions.box,
             task_space=self._find_task_space(first),
             render_mode=render_mode,
             **kwargs,
@@ -121,12 +127,10 @@ class GymTaskEnv(TaskVectorEnv):
             self._infos[k] = self._check_info("reset", result[1])
 
     def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        space = self.single_action_space
-        boxed = np.clip(actions, space.low, space.high)  # a rounding error may be left
         rewards = np.zeros(self.num_envs)
         ended = np.zeros(self.num_envs, bool)
         for k in np.flatnonzero(active):
-            result = self._call(self._envs[k], "step", boxed[k].astype(space.dtype))
+            result = self._call(self._envs[k], "step", self._flat_actions(actions[k]))
             if not isinstance(result, tuple) or len(result) != 5:
                 expected = "(observation, reward, terminated, truncated, info)"
                 raise self._error("step", f"returned {result!r}, not {expected}")
@@ -197,16 +201,11 @@ class GymTaskEnv(TaskVectorEnv):
         except (Exception, SystemExit) as error:
             raise self._error(method, f"raised {type(error).__name__}: {error}") from error
 
-    def _check_box(self, space: Any, name: str) -> gymnasium.spaces.Box:
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise self._error(name, f"is {space}; it must be a one-dimensional Box")
-        return space
-
-    def _check_actions(self, space: Any) -> gymnasium.spaces.Box:
-        box = self._check_box(space, "action_space")
-        if not (box.is_bounded() and np.issubdtype(box.dtype, np.floating)):
-            raise self._error("action_space", f"is {space}; it must have finite bounds and a float dtype")
-        return box
+    def _flattened(self, flatten: Callable[[Any], _Flat], env: Env, name: str) -> _Flat:
+        try:
+            return flatten(getattr(env, name))
+        except ValueError as error:
+            raise self._error(name, str(error)) from error
 
     def _find_task_space(self, env: Env) -> gymnasium.Space[Any]:
         space = _find(env, "task_space")
@@ -217,18 +216,10 @@ class GymTaskEnv(TaskVectorEnv):
         return space
 
     def _check_observation(self, method: str, observation: Any) -> np.ndarray:
-        space = self.single_observation_space
         try:
-            value = np.asarray(observation)
+            return self._flat_observations(observation)
         except ValueError as error:
-            raise self._error(method, f"observation {observation!r} is not an array") from error
-        if value.shape != space.shape:
-            raise self._error(method, f"observation has shape {value.shape}; it must be {space.shape}")
-        if not np.can_cast(value.dtype, self._observations.dtype, "same_kind"):
-            raise self._error(method, f"observation has dtype {value.dtype}; it must be {space.dtype}")
-        if not np.isfinite(value).all():
-            raise self._error(method, f"observation {value} is not finite")
-        return value
+            raise self._error(method, str(error)) from error
 
     def _check_reward(self, reward: Any) -> float:
         if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.spaces import ActionScale
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.mlp import GaussianMLP
 from maml_rl.policies.numpy_mlp import NumpyPolicy
@@ -96,8 +97,7 @@ def rollout(
     for observe in observers:
         observe(State(0, observations))
     episodes, horizon = env.num_envs, env.max_episode_steps
-    low, high = env.single_action_space.low, env.single_action_space.high
-    centre, scale = (high + low) / 2, (high - low) / 2
+    to_env = ActionScale(env.single_action_space)
     noise = np.random.default_rng(noise_seed)
 
     # As long as has been needed so far: the noise is the same, drawn at once or in parts.
@@ -120,9 +120,7 @@ def rollout(
             all_observations[t] = observations
             actions = all_actions[t]
             actions += policy.mean(all_observations[t])
-            env_actions = actions * scale
-            env_actions += centre
-            np.fmin(np.fmax(env_actions, low, out=env_actions), high, out=env_actions)
+            env_actions = to_env(actions)
             observations, rewards, terminated, truncated, _ = env.step(env_actions)
             all_rewards[t] = rewards
             for observe in observers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.spaces import ActionScale
 
 _STEPS = 20
 
@@ -26,9 +27,9 @@ def _episode(env: TaskVectorEnv) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     env.set_task(env.sample_tasks(1, rng)[0])
     observations, rewards = [env.reset(seed=0)[0]], []
-    space = env.single_action_space
+    space, scale = env.single_action_space, ActionScale(env.single_action_space)
     for _ in range(min(_STEPS, env.max_episode_steps)):
-        actions = rng.uniform(space.low, space.high, (env.num_envs, *space.shape)).astype(space.dtype)
+        actions = scale(rng.uniform(-1, 1, (env.num_envs, *space.shape)).astype(space.dtype))
         observation, reward, terminated, truncated, _ = env.step(actions)
         observations.append(observation)
         rewards.append(reward)

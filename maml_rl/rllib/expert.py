@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from maml_rl.envs import TaskVectorEnv
+from maml_rl.envs.spaces import ActionScale
 from maml_rl.learning.guidance import Expert
 from maml_rl.policies.policy_file import PolicyFileError, load_policy, policy_file_in
 
@@ -15,7 +16,8 @@ def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip:
     """The expert in a run directory or ``*.safetensors`` file.
 
     Raises:
-        PolicyFileError: it cannot be read, or is not of a policy that is told the tasks of ``env``.
+        PolicyFileError: it cannot be read, is not of a policy that is told the tasks of ``env``, or
+            cannot be clipped.
     """
     file = policy_file_in(path)
     policy = load_policy(file)
@@ -26,5 +28,9 @@ def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip:
         raise PolicyFileError(
             f"expert: {file} has {found[0]} inputs and {found[1]} actions; an expert for this environment "
             f"has {expected[0]} (the observation and the task) and {expected[1]}: train it with --method oracle"
+        )
+    if clip and not ActionScale(env.single_action_space).bounded.all():
+        raise PolicyFileError(
+            f"expert_clip is True, but actions of the environment are not bounded: {env.single_action_space}"
         )
     return Expert(policy.spec, policy.params, std_scale, clip)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 
 class Reach(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -137,3 +138,47 @@ class Hangs(Reach):
 def log_length(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
     """A callback."""
     metrics_logger.log_value("longest", len(episode), reduce="max", window=1000)
+
+
+IMAGE = Box(0, 255, (4, 3, 3), np.uint8)
+SPACES = {
+    "vector": Box(-1, 1, (3,), np.float32),
+    "double": Box(-np.inf, np.inf, (2,), np.float64),
+    "matrix": Box(-1, 1, (2, 3), np.float32),
+    "number": Box(-1, 1, (), np.float32),
+    "integers": Box(-5, 5, (2,), np.int64),
+    "image": IMAGE,
+    "discrete": Discrete(4),
+    "discrete from 2": Discrete(3, start=2),
+    "several": MultiDiscrete([2, 3, 4]),
+    "a table of several": MultiDiscrete([[2, 3], [4, 2]]),
+    "bits": MultiBinary(3),
+    "a table of bits": MultiBinary((2, 2)),
+    "tuple": Tuple((Discrete(2), Box(-1, 1, (2, 2), np.float32))),
+    "dict": Dict(position=Box(-1, 1, (2,), np.float32), code=Discrete(3), bits=MultiBinary(2)),
+    "nested": Dict(b=Tuple((Discrete(2), Dict(c=Discrete(3)))), a=Box(0, 1, (1,), np.float32)),
+}
+
+
+class Found(gymnasium.Env[Any, Any]):
+    """Where the goal is, the action has to be; observations tell nothing, in many words."""
+
+    def __init__(self, space: str = "dict", low: float = -1.0, high: float = 1.0) -> None:
+        self.observation_space = SPACES[space]
+        self.action_space = Box(low, high, (1, 2), np.float32)
+        self._goal = 0.0
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.uniform(-1, 1, n)
+
+    def set_task(self, task: float) -> None:
+        self._goal = task
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        assert action in self.action_space
+        return self.observation_space.sample(), -float(np.abs(action - self._goal).sum()), False, False, {}
