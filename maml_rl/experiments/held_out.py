@@ -14,6 +14,7 @@ from maml_rl.experiments.methods import GUIDED, METHODS
 from maml_rl.experiments.presets import Return, get_experiment
 from maml_rl.policies.policy_file import PolicyFile
 from maml_rl.tools.checks import COUNT, POSITIVE, SEED, checked
+from maml_rl.tools.memory_size import Need, check_fits, total_memory
 from maml_rl.tools.time_limit import time_limit
 
 
@@ -31,7 +32,8 @@ class HeldOut:
         sample_timeout_s: longest time that the environment may take over one task's episodes.
 
     Raises:
-        ValueError: a number is out of range, or the policy is not adapted but ``steps`` were given.
+        ValueError: a number is out of range or asks for more memory than there is, or the policy is not adapted but
+            ``steps`` were given.
         UntrustedEnvError: the policy names an environment that ``env`` does not.
     """
 
@@ -73,6 +75,22 @@ class HeldOut:
             sample_timeout_s=sample_timeout_s,
         )
         self._task_count = tasks
+        spec, steps_count = policy.spec, self.protocol.steps + 1
+        check_fits(
+            [
+                Need(
+                    "one step of its episodes",
+                    f"episodes {self.episodes}",
+                    4 * self.episodes * spec.observation_size,
+                ),
+                Need(
+                    "the returns",
+                    f"tasks {tasks}, steps {self.protocol.steps}",
+                    8 * (tasks or 40) * steps_count,
+                ),
+            ],
+            total_memory(),
+        )
         self.make_env = partial(
             make_task_env, info["env"], self.episodes, info["horizon"], info["env_config"]
         )

@@ -47,7 +47,7 @@ class Trajectories:
         for name in ("observations", "actions", "rewards"):
             if not np.isfinite(getattr(self, name)).all():
                 return f"{name} hold a NaN or an infinity"
-        if np.abs(self.actions).max(initial=0) > LARGEST_ACTION:
+        if np.abs(self.actions).max() > LARGEST_ACTION:
             return f"actions lie {LARGEST_ACTION:g} times outside the action box"
         return None
 

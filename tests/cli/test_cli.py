@@ -181,6 +181,19 @@ def test_options_of_evaluate_outside_their_range_are_named(
         assert "must be" in line
 
 
+@pytest.mark.parametrize(
+    ("option", "what"), [("tasks", "the returns"), ("episodes", "one step of its episodes")]
+)
+def test_an_evaluation_that_fits_into_no_memory_is_refused(
+    option: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "point-nav", "--pretrained", f"--{option}", str(10**12), "--num-workers", "0"]
+    assert main(arguments) == 2
+    line = capsys.readouterr().err
+    assert f"{option} 1000000000000" in line
+    assert f"{what} alone need" in line
+
+
 def test_a_step_size_that_diverges_is_no_result(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     local = ["--num-workers", "0", "--tasks", "3"]
     here = ["evaluate", str(run), *local, "--episodes", "2", "--inner-lr", "1e38", "--steps", "1"]

@@ -20,7 +20,7 @@ def test_point_navigation_reaches_the_papers_level(tmp_path: Path) -> None:
     evaluated = maml_rl("evaluate", run, "--json", timeout=600)
     assert evaluated.returncode == 0, evaluated.stderr
     means = json.loads(evaluated.stdout)["mean"]
-    # After two steps, for which nothing is trained, runs of different seeds lie between -4 and -5, the paper's at -3.3.
+    # After two steps, for which nothing is trained, runs of different seeds lie from -4 to -5, the paper's at -3.3.
     allowed = {0: 1.0, 1: 1.0, 2: 4.0, 3: 1.5}
     for step, (paper, interval) in enumerate(EXPERIMENTS["point-nav"].paper["maml"]):
         assert means[step] > paper - allowed[step] * interval, f"after {step} steps"
