@@ -2,8 +2,9 @@
 
 Wherever a configuration names an environment, it may be the id of a registered task family, an id behind the
 module that registers it (``"my_module:my_namespace/MyEnv-v0"``, as in ``gymnasium.make``), or the import path
-of a class (``"my_module:MyTaskEnv"``): a ``TaskVectorEnv``, or any ``gymnasium.Env`` with ``sample_tasks`` and
-``set_task``, which ``gym_adapter`` then steps one copy after the other.
+of a class (``"my_module:MyTaskEnv"``): a ``TaskVectorEnv``, any Gymnasium vector environment with ``sample_tasks``
+and ``set_task`` (``vector_adapter``), or any ``gymnasium.Env`` with these, which ``gym_adapter`` then steps one
+copy after the other.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.gym_adapter import GymTaskEnv, UserEnvError
 from maml_rl.envs.naming import check_may_import, find_target, is_own
 from maml_rl.envs.oracle import TaskInObservation
 from maml_rl.envs.point_nav import PointNav
+from maml_rl.envs.vector_adapter import VectorTaskEnv
 
 __all__ = [
     "GymTaskEnv",
@@ -29,6 +31,7 @@ __all__ = [
     "TaskInObservation",
     "TaskVectorEnv",
     "UserEnvError",
+    "VectorTaskEnv",
     "check_env_name",
     "check_may_import",
     "make_task_env",
@@ -62,6 +65,8 @@ def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
         target = load_env_creator(family) if isinstance(family, str) else family
     if isinstance(target, type) and issubclass(target, TaskVectorEnv):
         return target
+    if isinstance(target, type) and issubclass(target, VectorEnv):
+        return partial(VectorTaskEnv, env=target, name=str(getattr(name, "__name__", name)))
     return partial(GymTaskEnv, env=name)
 
 

@@ -40,7 +40,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Episodes, since construction, that ended because the simulation left the finite numbers."""
     render_size: tuple[int, int] = (480, 360)
     """Width and height in pixels of what ``render`` draws; to be set before the first call."""
-    _autoreset_modes: ClassVar = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
+    _autoreset_modes: ClassVar[tuple[AutoresetMode, ...]] = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
 
     def __init__(
         self,

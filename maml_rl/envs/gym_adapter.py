@@ -31,7 +31,73 @@ class AnyTask(gymnasium.Space[Any]):
         return True
 
 
-class GymTaskEnv(TaskVectorEnv):
+class AdaptedEnv(TaskVectorEnv):
+    """What adapters of users' environments have in common: names in errors, tasks, spaces as vectors."""
+
+    reports_info = True
+    _name: str
+    _first: Any
+    """The environment that draws the tasks."""
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """The environment's array ``[n, ...]``, or an array ``[n]`` of the objects it gave instead."""
+        tasks = self._call(self._first, "sample_tasks", n, rng)
+        try:
+            count = len(tasks)
+        except TypeError as error:
+            raise self._error("sample_tasks", f"returned {tasks!r}, not a sequence of tasks") from error
+        if count != n:
+            raise self._error("sample_tasks", f"returned {count} tasks where {n} were asked for")
+        return tasks if isinstance(tasks, np.ndarray) else np.fromiter(tasks, object, count)
+
+    def _title(self) -> str:
+        return self._name
+
+    def _error(self, method: str, problem: str) -> UserEnvError:
+        return UserEnvError(f"{self._name}.{method}: {problem}")
+
+    def _call(self, env: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return _find(env, method)(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            raise self._error(method, f"raised {type(error).__name__}: {error}") from error
+
+    def _check_has_tasks(self, env: Any) -> None:
+        for method in ("sample_tasks(n, rng)", "set_task(task)"):
+            name = method.partition("(")[0]
+            if not callable(_find(env, name)):
+                raise self._error(name, f"is missing; a task environment needs {method}")
+
+    def _find_task_space(self, env: Any) -> gymnasium.Space[Any]:
+        space = _find(env, "task_space")
+        if space is None:
+            return AnyTask()
+        if not isinstance(space, gymnasium.Space):
+            raise self._error("task_space", f"is {space!r}; it must be a gymnasium.Space")
+        return space
+
+    def _flattened(self, flatten: Callable[[Any], _Flat], space: Any, name: str) -> _Flat:
+        try:
+            return flatten(space)
+        except ValueError as error:
+            raise self._error(name, str(error)) from error
+
+    def _check_observation(self, method: str, observation: Any) -> np.ndarray:
+        try:
+            return self._flat_observations(observation)
+        except ValueError as error:
+            raise self._error(method, str(error)) from error
+
+    def _check_info(self, method: str, info: Any) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            raise self._error(method, f"info is {info!r}; it must be a dictionary")
+        return info
+
+    _flat_observations: FlatObservations
+    _flat_actions: FlatActions
+
+
+class GymTaskEnv(AdaptedEnv):
     """K instances of a user's environment, stepped one after the other.
 
     The environment, or a wrapper around it, offers beside Gymnasium's interface
@@ -58,8 +124,6 @@ class GymTaskEnv(TaskVectorEnv):
         UserEnvError: here and in every method, when the environment raises or breaks the interface.
     """
 
-    reports_info = True
-
     def __init__(
         self,
         num_envs: int = 1,
@@ -73,10 +137,12 @@ class GymTaskEnv(TaskVectorEnv):
         self._name = env if isinstance(env, str) else getattr(env, "__name__", repr(env))
         if render_mode is not None:
             env_kwargs = {**(env_kwargs or {}), "render_mode": render_mode}
-        first = self._make(env, env_kwargs)
+        self._first = first = self._make(env, env_kwargs)
         self.metadata = {**self.metadata, **first.metadata}
-        self._flat_observations = self._flattened(FlatObservations, first, "observation_space")
-        self._flat_actions = self._flattened(FlatActions, first, "action_space")
+        self._flat_observations = self._flattened(
+            FlatObservations, first.observation_space, "observation_space"
+        )
+        self._flat_actions = self._flattened(FlatActions, first.action_space, "action_space")
         super().__init__(
             num_envs,
             max_episode_steps=max_episode_steps,
@@ -101,17 +167,6 @@ class GymTaskEnv(TaskVectorEnv):
         return self._envs
 
     # --- the task family
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """The environment's array ``[n, ...]``, or an array ``[n]`` of the objects it gave instead."""
-        tasks = self._call(self._envs[0], "sample_tasks", n, rng)
-        try:
-            count = len(tasks)
-        except TypeError as error:
-            raise self._error("sample_tasks", f"returned {tasks!r}, not a sequence of tasks") from error
-        if count != n:
-            raise self._error("sample_tasks", f"returned {count} tasks where {n} were asked for")
-        return tasks if isinstance(tasks, np.ndarray) else np.fromiter(tasks, object, count)
 
     def _set_task(self, task: Any) -> None:
         for env in self._envs:
@@ -169,13 +224,7 @@ class GymTaskEnv(TaskVectorEnv):
         for env in getattr(self, "_envs", ()):
             self._call(env, "close")
 
-    def _title(self) -> str:
-        return self._name
-
     # --- checks
-
-    def _error(self, method: str, problem: str) -> UserEnvError:
-        return UserEnvError(f"{self._name}.{method}: {problem}")
 
     def _make(self, env: str | Callable[..., Env], kwargs: Mapping[str, Any] | None) -> Env:
         factory = find_factory(env)
@@ -189,37 +238,8 @@ class GymTaskEnv(TaskVectorEnv):
             raise self._error("__init__", problem) from error
         if not isinstance(made, gymnasium.Env):
             raise self._error("__init__", f"made a {type(made).__name__}, which is not a gymnasium.Env")
-        for method in ("sample_tasks(n, rng)", "set_task(task)"):
-            name = method.partition("(")[0]
-            if not callable(_find(made, name)):
-                raise self._error(name, f"is missing; a task environment needs {method}")
+        self._check_has_tasks(made)
         return made
-
-    def _call(self, env: Env, method: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return _find(env, method)(*args, **kwargs)
-        except (Exception, SystemExit) as error:
-            raise self._error(method, f"raised {type(error).__name__}: {error}") from error
-
-    def _flattened(self, flatten: Callable[[Any], _Flat], env: Env, name: str) -> _Flat:
-        try:
-            return flatten(getattr(env, name))
-        except ValueError as error:
-            raise self._error(name, str(error)) from error
-
-    def _find_task_space(self, env: Env) -> gymnasium.Space[Any]:
-        space = _find(env, "task_space")
-        if space is None:
-            return AnyTask()
-        if not isinstance(space, gymnasium.Space):
-            raise self._error("task_space", f"is {space!r}; it must be a gymnasium.Space")
-        return space
-
-    def _check_observation(self, method: str, observation: Any) -> np.ndarray:
-        try:
-            return self._flat_observations(observation)
-        except ValueError as error:
-            raise self._error(method, str(error)) from error
 
     def _check_reward(self, reward: Any) -> float:
         if np.ndim(reward) or np.asarray(reward).dtype.kind not in "biuf":
@@ -227,11 +247,6 @@ class GymTaskEnv(TaskVectorEnv):
         if not np.isfinite(float(reward)):
             raise self._error("step", f"reward is {reward}; it must be finite")
         return float(reward)
-
-    def _check_info(self, method: str, info: Any) -> dict[str, Any]:
-        if not isinstance(info, dict):
-            raise self._error(method, f"info is {info!r}; it must be a dictionary")
-        return info
 
     def _check_flag(self, name: str, flag: Any) -> bool:
         if not isinstance(flag, bool | np.bool_):
@@ -251,9 +266,12 @@ def _arguments(
     return ((dict(kwargs),), {}) if names in (["config"], ["env_config"]) else ((), kwargs)
 
 
-def _find(env: Env, name: str) -> Any:
+def _find(env: Any, name: str) -> Any:
     """The attribute of the environment or of a wrapper around it, or None."""
-    try:
-        return env.get_wrapper_attr(name)
-    except AttributeError:
-        return None
+    if isinstance(env, gymnasium.Env):
+        try:
+            return env.get_wrapper_attr(name)
+        except AttributeError:
+            return None
+    found = getattr(env, name, None)  # vector wrappers hand methods of the environment on
+    return getattr(env.unwrapped, name, None) if found is None else found

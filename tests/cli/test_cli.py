@@ -78,11 +78,6 @@ def test_evaluate_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFixtu
     assert [float(row["mean"]) for row in rows] == result["mean"]
 
 
-def test_evaluate_refuses_zero_episodes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(run), "--episodes", "0", "--num-workers", "0"]) == 2
-    assert "num_envs is 0" in capsys.readouterr().err
-
-
 def test_a_time_out_is_a_failed_run_not_wrong_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,28 @@ class Silent(Reach):
         return (*super().step(action)[:4], {})
 
 
+class Many(gymnasium.vector.SyncVectorEnv):
+    """Environments of this module as a vector environment of a user's."""
+
+    def __init__(
+        self, num_envs: int, kind: str = "Telling", replies: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__([lambda: globals()[kind](**kwargs)] * num_envs)
+        self.replies = replies or {}
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return self.envs[0].sample_tasks(n, rng)  # type: ignore[attr-defined]
+
+    def set_task(self, task: float) -> None:
+        for env in self.envs:
+            env.set_task(task)  # type: ignore[attr-defined]
+
+    def step(self, actions: Any) -> Any:
+        result = list(super().step(actions))
+        names = ("observations", "rewards", "terminations", "truncations", "infos")
+        return tuple(self.replies.get(name, value) for name, value in zip(names, result, strict=True))
+
+
 class Forgetful(Reach):
     """Draws its start from a generator that no seed reaches."""
 
