@@ -124,7 +124,7 @@ class _Dispatch:
         self._running[summary] = _Running(actor_id, index, trajectories, time.monotonic())
 
     def _stragglers(self) -> list[int]:
-        """Blocks that run once and for long, the slowest first."""
+        """Blocks without a result that run once and for long, the slowest first."""
         if self._pending or not self._seconds:
             return []
         indices = [running.index for running in self._running.values()]
@@ -132,7 +132,9 @@ class _Dispatch:
         slow = [
             running
             for running in self._running.values()
-            if indices.count(running.index) == 1 and time.monotonic() - running.since > limit_s
+            if running.index not in self._done
+            and indices.count(running.index) == 1
+            and time.monotonic() - running.since > limit_s
         ]
         return [running.index for running in sorted(slow, key=lambda running: running.since)]
 

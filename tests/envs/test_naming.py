@@ -12,6 +12,7 @@ import pytest
 from maml_rl.envs import check_env_name, make_task_env
 from maml_rl.envs.naming import UntrustedEnvError, check_may_import, find_target
 from maml_rl.envs.point_nav import PointNav
+from maml_rl.tools.user_folder import USER_FOLDER
 
 MODULE = """
 import gymnasium
@@ -51,6 +52,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"users_module_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(USER_FOLDER, raising=False)  # a Ray that this process started before
     monkeypatch.setattr(sys, "path", [*sys.path])
     return name
 

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from maml_rl import MAML, MAMLConfig
+from maml_rl.rllib import dispatch
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -43,12 +44,22 @@ def expected(local_ray: None) -> dict[str, np.ndarray]:
     return params
 
 
+@pytest.mark.parametrize("blocks_per_runner", [2, 4])
 def test_a_runner_that_hangs_does_not_hold_up_the_others(
-    tmp_path: Path, expected: dict[str, np.ndarray]
+    blocks_per_runner: int,
+    tmp_path: Path,
+    expected: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """With four blocks each it hangs with one while a second waits behind: both are run once more, and no more."""
+    monkeypatch.setattr(dispatch, "BLOCKS_PER_RUNNER", blocks_per_runner)
+    caplog.set_level("INFO", dispatch.logger.name)
     algo = config("user_envs:SlowOnce", 2, marker=str(tmp_path / "marker"), driver=os.getpid()).build_algo()
     assert (tmp_path / "marker").exists()  # one of the two will hang
     assert_same(params_after(algo, 3), expected)
+    again = [record.args for record in caplog.records if "a second time" in record.message]
+    assert len(again) == len(set(again)) == blocks_per_runner // 2
     for actor in algo.env_runner_group._worker_manager.actors().values():
         ray.kill(actor)
     algo.stop()
