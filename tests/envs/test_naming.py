@@ -46,13 +46,18 @@ class NotAnEnv:
 """
 
 
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not started Ray, which would remember its folder."""
+    monkeypatch.delenv(USER_FOLDER, raising=False)
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module of the present folder."""
     name = f"users_module_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(USER_FOLDER, raising=False)  # a Ray that this process started before
     monkeypatch.setattr(sys, "path", [*sys.path])
     return name
 
