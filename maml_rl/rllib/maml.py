@@ -389,7 +389,7 @@ register_trainable("MAML", MAML)
 def _reason_of_no_runner(config: MAMLConfig) -> str:
     """Why no runner could start, from one more try in a process like theirs."""
 
-    @ray.remote
+    @ray.remote(num_cpus=0)  # others may have them all
     def try_to_make() -> None:
         work_in_users_folder()
         make_env(config, 1).close()
