@@ -14,6 +14,7 @@ import ray
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.rllib import dispatch
+from maml_rl.rllib.dispatch import _Running
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -53,7 +54,6 @@ def test_a_runner_that_hangs_does_not_hold_up_the_others(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With four blocks each it hangs with one while a second waits behind: both are run once more, once."""
     monkeypatch.setattr(dispatch, "BLOCKS_PER_RUNNER", blocks_per_runner)
     caplog.set_level("INFO", dispatch.logger.name)
     algo = config("user_envs:SlowOnce", 2, marker=str(tmp_path / "marker"), driver=os.getpid()).build_algo()
@@ -65,9 +65,26 @@ def test_a_runner_that_hangs_does_not_hold_up_the_others(
             ray.kill(actor)
         algo.stop()
     again = Counter(record.args for record in caplog.records if "a second time" in record.message)
-    assert len(again) >= blocks_per_runner // 2
+    assert again
     # Once in a phase; of those there are two in each of three iterations. A slow machine may have more stragglers.
     assert max(again.values()) <= 6
+
+
+def test_of_slow_blocks_those_without_a_result_are_run_again_and_once() -> None:
+    """A runner that hangs keeps two: when one of them has its result from elsewhere, it is the other's turn."""
+    phase = dispatch._Dispatch(None, [], None, 600.0)  # type: ignore[arg-type]
+    phase._seconds = [0.01]
+    long_ago = time.monotonic() - 100
+    hanging = {0: _Running(1, 3, None, long_ago), 1: _Running(1, 4, None, long_ago + 1)}  # type: ignore[arg-type]
+    phase._running = dict(hanging)  # type: ignore[arg-type]
+    assert phase._stragglers() == [3, 4]
+    phase._running[2] = _Running(2, 3, None, time.monotonic())  # type: ignore[index,arg-type]
+    assert phase._stragglers() == [4]
+    del phase._running[2]  # type: ignore[arg-type]
+    phase._done[3] = None  # type: ignore[assignment]
+    assert phase._stragglers() == [4]
+    phase._pending = [5]
+    assert phase._stragglers() == []  # what nobody has begun comes first
 
 
 def test_a_runner_that_is_gone_for_good_is_replaced(
