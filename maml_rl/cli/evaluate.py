@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from maml_rl.tools.command_line import print_json
-
-_NAMED = 5
+from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from maml_rl.experiments.evaluation import AdaptationResult
     from maml_rl.experiments.held_out import HeldOut
+
+_NAMED = 5
+"""Tasks that diverged are named up to this number."""
 
 
 def evaluate(
@@ -29,7 +31,7 @@ def evaluate(
     policy: Literal["best", "latest"] = "best",
     pretrained: FlagCreatePairsOff[bool] = False,
     env: str | None = None,
-    sample_timeout_s: float = 600.0,
+    sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     num_workers: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
@@ -89,7 +91,7 @@ def tune(
     seed: int = 1,
     policy: Literal["best", "latest"] = "best",
     env: str | None = None,
-    sample_timeout_s: float = 600.0,
+    sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     num_workers: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
@@ -157,8 +159,10 @@ def tune(
 
 
 def _check_workers(num_workers: int | None) -> None:
-    if num_workers is not None and num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}; it must be 0 (this process) or more")
+    from maml_rl.tools.checks import COUNT_OR_ZERO, checked
+
+    if num_workers is not None:
+        checked("num_workers", num_workers, COUNT_OR_ZERO)
 
 
 def _print_table(held_out: HeldOut, description: dict[str, Any], result: AdaptationResult) -> None:

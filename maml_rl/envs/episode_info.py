@@ -19,7 +19,7 @@ SUCCESS_RATE = "success_rate"
 
 
 class EpisodeInfo:
-    """Gathers the numbers in ``info`` over the episodes of one rollout; to be given to it as ``on_state``.
+    """Gathers the numbers in ``info`` over the episodes of one rollout; one of its observers.
 
     An episode is a success if its flag was up at any step, as Meta-World counts. Every other number is averaged
     over the steps of an episode that tell it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,17 +83,17 @@ class ActionScale:
 # --- parts of observation spaces
 
 
-class _Part:
-    space: Any
-
+class _Part(ABC):
     def __init__(self, space: Any, name: str) -> None:
         self.space, self._name = space, name
 
+    @abstractmethod
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        """Least and largest vector."""
 
+    @abstractmethod
     def __call__(self, value: Any) -> np.ndarray:
-        raise NotImplementedError
+        """The vector of a value."""
 
     def array(self, value: Any) -> np.ndarray:
         """The value as an array of the space's shape."""

@@ -24,10 +24,9 @@ from maml_rl.policies.mlp import GaussianMLP
 from maml_rl.tools.checks import COUNT_OR_ZERO, POSITIVE, checked
 from maml_rl.tools.files import strict_json, write_atomically
 from maml_rl.tools.intervals import interval_95
-from maml_rl.tools.time_limit import time_limit
+from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S, time_limit
 
 Tasks: TypeAlias = Sequence[Any] | np.ndarray
-SAMPLE_TIMEOUT_S = 600.0
 TASKS_PER_CHUNK = 5
 """Tasks adapted in one batch: bounds memory, and has no influence on the result of a task."""
 

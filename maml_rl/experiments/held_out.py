@@ -9,13 +9,13 @@ import numpy as np
 
 from maml_rl.envs import TaskVectorEnv, check_may_import, make_task_env
 from maml_rl.envs.rollout import Phase, stream
-from maml_rl.experiments.evaluation import SAMPLE_TIMEOUT_S, Protocol, Tasks
+from maml_rl.experiments.evaluation import Protocol, Tasks
 from maml_rl.experiments.methods import GUIDED, METHODS
 from maml_rl.experiments.presets import Return, get_experiment
 from maml_rl.policies.policy_file import PolicyFile
 from maml_rl.tools.checks import COUNT, POSITIVE, SEED, checked
 from maml_rl.tools.memory_size import Need, check_fits, total_memory
-from maml_rl.tools.time_limit import time_limit
+from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S, time_limit
 
 
 class HeldOut:

@@ -190,5 +190,5 @@ class Network:
 
 
 def _where_positive(switch: Tensor, x: Tensor) -> Tensor:
-    """X where the switch is positive, else 0; in place."""
+    """Zero what of ``x`` has no positive switch, in place."""
     return torch.ops.aten.threshold_backward.grad_input(x, switch, 0, grad_input=x)

@@ -62,7 +62,7 @@ class RunnerCallbacks:
 class EpisodeFollower:
     """Shows a rollout of one task to the callbacks as RLlib's episodes, whose ``custom_data`` holds the task.
 
-    To be given to ``rollout`` as its ``on_state``.
+    One of the observers of ``rollout``.
     """
 
     def __init__(self, callbacks: RunnerCallbacks, runner: Any, task: Any, inner_step: int) -> None:

@@ -20,6 +20,7 @@ from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
 from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, reject_unused
 from maml_rl.tools.checks import checked, plain
+from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
@@ -83,7 +84,7 @@ class MAMLConfig(AlgorithmConfig):
         self._dont_auto_sync_env_runner_states = True  # they have none
         self.seed: int = 0
         self.num_env_runners = 0
-        self.sample_timeout_s = 600.0
+        self.sample_timeout_s = SAMPLE_TIMEOUT_S
 
     def training(
         self,

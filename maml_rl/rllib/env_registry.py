@@ -1,14 +1,17 @@
-"""Environments that were named with ``ray.tune.register_env``."""
+"""The environment of a configuration, in whichever process: names of Ray Tune, ids of the driver."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gymnasium
+import ray
+from ray.exceptions import RayTaskError
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from maml_rl.envs import TaskVectorEnv, make_task_env
+from maml_rl.tools.user_folder import work_in_users_folder
 
 
 def find_env(env: Any) -> Any:
@@ -37,3 +40,20 @@ def make_env(config: Any, episodes: int) -> TaskVectorEnv:
     if config._registered is not None:
         gymnasium.registry.setdefault(config._registered.id, config._registered)
     return make_task_env(find_env(config.env), episodes, config.horizon, config.env_config)
+
+
+def reason_of_no_runner(config: Any) -> str:
+    """Why no runner could start, from one more try in a process like theirs."""
+
+    @ray.remote(num_cpus=0)  # others may have them all
+    def try_to_make() -> None:
+        work_in_users_folder()
+        make_env(config, 1).close()
+
+    try:
+        ray.get(try_to_make.remote())
+        reason = "their log files say why"
+    except Exception as error:  # whatever the environment raises there
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        reason = f"there the environment cannot be made: {type(cause).__name__}: {cause}"
+    return f"env is {config.env!r}: it was made in this process, but no env runner could start; {reason}"

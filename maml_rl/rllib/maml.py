@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
@@ -35,7 +35,7 @@ from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.advice import Advice
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.dispatch import Block, collect
-from maml_rl.rllib.env_registry import make_env
+from maml_rl.rllib.env_registry import make_env, reason_of_no_runner
 from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner import NonFiniteError, NumpyParams
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
@@ -44,7 +44,6 @@ from maml_rl.rllib.resources import ResourceError, check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.rllib.sizes import check_sizes
 from maml_rl.tools.time_limit import time_limit
-from maml_rl.tools.user_folder import work_in_users_folder
 
 logger = logging.getLogger("maml_rl")
 
@@ -127,7 +126,7 @@ class MAML(Algorithm):
         try:
             super().setup(config)
         except IndexError:  # RLlib asks the first runner, and there is none
-            raise RuntimeError(_reason_of_no_runner(self.config)) from None
+            raise RuntimeError(reason_of_no_runner(self.config)) from None
         self._runners = RunnerPool(self.env_runner_group)
         self._brief_learner()
 
@@ -384,20 +383,3 @@ class MAML(Algorithm):
 
 MAMLConfig.algorithm = MAML
 register_trainable("MAML", MAML)
-
-
-def _reason_of_no_runner(config: MAMLConfig) -> str:
-    """Why no runner could start, from one more try in a process like theirs."""
-
-    @ray.remote(num_cpus=0)  # others may have them all
-    def try_to_make() -> None:
-        work_in_users_folder()
-        make_env(config, 1).close()
-
-    try:
-        ray.get(try_to_make.remote())
-        reason = "their log files say why"
-    except Exception as error:  # whatever the environment raises there
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        reason = f"there the environment cannot be made: {type(cause).__name__}: {cause}"
-    return f"env is {config.env!r}: it was made in this process, but no env runner could start; {reason}"

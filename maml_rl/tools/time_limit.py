@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SAMPLE_TIMEOUT_S = 600.0
+"""For an environment, unless the user knows better."""
+
 
 @contextmanager
 def time_limit(seconds: float, message: str) -> Iterator[None]:
