@@ -38,6 +38,9 @@ class AdaptedEnv(TaskVectorEnv):
     _name: str
     _first: Any
     """The environment that draws the tasks."""
+    _flat_observations: FlatObservations
+    _flat_actions: FlatActions
+    _observations: np.ndarray
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """The environment's array ``[n, ...]``, or an array ``[n]`` of the objects it gave instead."""
@@ -49,6 +52,9 @@ class AdaptedEnv(TaskVectorEnv):
         if count != n:
             raise self._error("sample_tasks", f"returned {count} tasks where {n} were asked for")
         return tasks if isinstance(tasks, np.ndarray) else np.fromiter(tasks, object, count)
+
+    def _observe(self) -> np.ndarray:
+        return self._observations.copy()
 
     def _title(self) -> str:
         return self._name
@@ -92,9 +98,6 @@ class AdaptedEnv(TaskVectorEnv):
         if not isinstance(info, dict):
             raise self._error(method, f"info is {info!r}; it must be a dictionary")
         return info
-
-    _flat_observations: FlatObservations
-    _flat_actions: FlatActions
 
 
 class GymTaskEnv(AdaptedEnv):
@@ -195,9 +198,6 @@ class GymTaskEnv(AdaptedEnv):
             ended[k] = self._check_flag("terminated", terminated) or self._check_flag("truncated", truncated)
             self._infos[k] = self._check_info("step", info)
         return rewards, ended
-
-    def _observe(self) -> np.ndarray:
-        return self._observations.copy()
 
     @property
     def infos(self) -> Sequence[dict[str, Any]]:

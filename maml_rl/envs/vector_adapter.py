@@ -97,9 +97,6 @@ class VectorTaskEnv(AdaptedEnv):
         )
         return np.where(active, rewards, 0), ended
 
-    def _observe(self) -> np.ndarray:
-        return self._observations.copy()
-
     @property
     def infos(self) -> Sequence[dict[str, Any]]:
         """Of every copy, from Gymnasium's arrays; the array behind an underscore says which copies told a value."""
