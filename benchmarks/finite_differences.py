@@ -16,8 +16,8 @@ from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params, adapt, stack_params
 from maml_rl.learning.meta_update import inner_loss
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Scratch, to_blocks
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Blocks, Scratch, to_blocks
 
 FAMILIES = ("maml_rl/PointNav-v0", "maml_rl/HalfCheetahVel-v0", "maml_rl/AntVel-v0")
 SIZES = ((3, 50), (20, 200))
@@ -27,10 +27,10 @@ STEPS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 TASKS, INNER_LR = 3, 0.1
 
 
-def batches(family: str, episodes: int, horizon: int) -> tuple[GaussianMLP, Params, Samples, Samples]:
+def batches(family: str, episodes: int, horizon: int) -> tuple[MLP, Params, Samples, Samples]:
     """A policy, theta, and the samples before and after one inner step."""
     env = make_task_env(family, episodes, horizon)
-    spec = GaussianMLP(env.single_observation_space.shape[0], env.single_action_space.shape[0])
+    spec = MLP.gaussian(env.single_observation_space.shape[0], env.single_action_space.shape[0])
     theta = spec.init_params(1)
     tasks = env.sample_tasks(TASKS, np.random.default_rng(0))
 
@@ -49,9 +49,7 @@ def batches(family: str, episodes: int, horizon: int) -> tuple[GaussianMLP, Para
     return spec, theta, pre, collect(adapted, 1)
 
 
-def curvature(
-    spec: GaussianMLP, theta: Params, pre: Samples, post: Samples, dtype: torch.dtype
-) -> ChunkCurvature:
+def curvature(spec: MLP, theta: Params, pre: Samples, post: Samples, dtype: torch.dtype) -> ChunkCurvature:
     """The objective in the given precision."""
 
     def converted(samples: Samples) -> Samples:

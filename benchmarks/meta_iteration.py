@@ -26,11 +26,12 @@ from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import point_nav
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_in_chunks, meta_update
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params
 from maml_rl.tools.ray_start import start_ray
 from maml_rl.tools.threads import threads_over_chunks
 
-SPEC = GaussianMLP(2, 2)
+SPEC = MLP.gaussian(2, 2)
 INNER_LR = 0.1
 
 

@@ -16,7 +16,7 @@ from maml_rl import MAML
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.experiments.presets import get_experiment
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 from maml_rl.rllib.metrics import Trials
 from maml_rl.tools.ray_start import start_ray
 
@@ -43,7 +43,7 @@ def plain_process(preset: str) -> float:
     """Steps per second of rollouts in a process of their own, without Ray."""
     config = get_experiment(preset).make_config()
     env = make_task_env(config.env, config.episodes_per_task, config.horizon, dict(config.env_config))
-    spec = GaussianMLP(env.single_observation_space.shape[0], env.single_action_space.shape[0])
+    spec = MLP.gaussian(env.single_observation_space.shape[0], env.single_action_space.shape[0])
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     task = env.sample_tasks(1, np.random.default_rng(0))[0]
     steps, started = 0, time.perf_counter()

@@ -16,7 +16,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params
 
 Task = tuple[Tensor, Tensor, Tensor]
 """Observations, actions and advantages of one task."""
@@ -78,7 +79,7 @@ def adapt(params: Params, task: Task, inner_lr: float) -> Params:
 
 
 def meta_update(
-    spec: GaussianMLP,
+    spec: MLP,
     params: Params,
     pre: list[Task],
     post: list[Task],

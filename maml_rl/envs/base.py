@@ -16,6 +16,8 @@ from gymnasium.vector.utils import batch_space
 class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """A Gymnasium vector environment whose copies all face the same, exchangeable task.
 
+    Actions are those of a box, Discrete, or MultiDiscrete or MultiBinary of one dimension.
+
     A task family implements ``sample_tasks``, ``_set_task``, ``_reset`` and ``_step``; horizon, masks, seeding
     and autoreset are done here once. Every copy draws from a generator of its own, seeded by ``seed + index``
     as in Gymnasium's vector environments, so a batch of K copies equals K single ones.
@@ -33,7 +35,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     task_space: gymnasium.Space[Any]
     single_observation_space: gymnasium.spaces.Box
-    single_action_space: gymnasium.spaces.Box
+    single_action_space: gymnasium.Space[Any]
     reports_info: bool = False
     """Whether ``infos`` may tell anything."""
     diverged_episodes: int = 0
@@ -48,7 +50,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         *,
         max_episode_steps: int,
         observation_space: gymnasium.spaces.Box,
-        action_space: gymnasium.spaces.Box,
+        action_space: gymnasium.Space[Any],
         task_space: gymnasium.Space[Any],
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
@@ -74,11 +76,12 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self._mode = mode
-        # Scaling and clipping in float32 can leave an action a rounding error outside the box.
-        bounded = action_space.bounded_below & action_space.bounded_above
-        margin = np.zeros_like(action_space.low)
-        margin[bounded] = 1e-6 * (action_space.high[bounded] - action_space.low[bounded])
-        self._low, self._high = action_space.low - margin, action_space.high + margin
+        if isinstance(action_space, gymnasium.spaces.Box):
+            # Scaling and clipping in float32 can leave an action a rounding error outside the box.
+            bounded = action_space.bounded_below & action_space.bounded_above
+            margin = np.zeros_like(action_space.low)
+            margin[bounded] = 1e-6 * (action_space.high[bounded] - action_space.low[bounded])
+            self._low, self._high = action_space.low - margin, action_space.high + margin
         self._task: Any = None
         self._generators: list[np.random.Generator] = []
         self._elapsed = np.zeros(num_envs, np.int64)
@@ -199,8 +202,7 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"{self._title()}.step: actions have shape {actions.shape}; "
                 f"they must be {self.action_space.shape}"
             )
-        # Written so that NaN is refused too.
-        if not ((actions >= self._low).all() and (actions <= self._high).all()):
+        if not self._are_allowed(actions):
             raise ValueError(
                 f"{self._title()}.step: actions must lie in {self.single_action_space}; got {actions}"
             )
@@ -226,6 +228,12 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return None if self.render_mode is None else tuple(self._render(k) for k in range(self.num_envs))
 
     # --- shared machinery
+
+    def _are_allowed(self, actions: np.ndarray) -> bool:
+        if isinstance(self.single_action_space, gymnasium.spaces.Box):
+            # Written so that NaN is refused too.
+            return bool((actions >= self._low).all() and (actions <= self._high).all())
+        return self.action_space.contains(actions)
 
     def _begin(self, mask: np.ndarray) -> None:
         self._elapsed[mask] = 0

@@ -112,8 +112,8 @@ class GymTaskEnv(AdaptedEnv):
 
     Observations are boxes of any shape and type, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these:
     policies see them as vectors (``spaces.FlatObservations``). Actions are boxes of floats, scaled where they are
-    bounded on both sides. An episode that the environment
-    truncates counts as terminated; one that it never ends is truncated at the horizon.
+    bounded on both sides, Discrete, MultiDiscrete or MultiBinary. An episode that the environment truncates counts
+    as terminated; one that it never ends is truncated at the horizon.
 
     Args:
         env: what makes an instance: a class or function, ``"module:attribute"`` that names one, or the id of
@@ -150,7 +150,7 @@ class GymTaskEnv(AdaptedEnv):
             num_envs,
             max_episode_steps=max_episode_steps,
             observation_space=self._flat_observations.box,
-            action_space=self._flat_actions.box,
+            action_space=self._flat_actions.space,
             task_space=self._find_task_space(first),
             render_mode=render_mode,
             **kwargs,

@@ -12,8 +12,7 @@ from gymnasium.vector import AutoresetMode
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.spaces import ActionScale
 from maml_rl.learning.trajectories import Trajectories
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.numpy_mlp import NumpyPolicy
+from maml_rl.policies.policy import Policy
 
 FIRST_STEPS = 200
 """Steps that a rollout has room for at first; longer episodes double it."""
@@ -73,16 +72,16 @@ class State(NamedTuple):
 def rollout(
     env: TaskVectorEnv,
     task: Any,
-    spec: GaussianMLP,
+    policy: Policy,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
     *observers: Callable[[State], None],
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
-    The result is a function of the arguments alone. Policy actions live in [-1, 1] per dimension: they are
-    scaled to the action box and clipped there, while the trajectories keep them as sampled. Memory follows the
-    longest episode, and not the horizon.
+    The result is a function of the arguments alone. Actions of bounded boxes live in [-1, 1] per dimension: they
+    are scaled to the box and clipped there, while the trajectories keep them as sampled. Memory follows the longest
+    episode, and not the horizon.
 
     Args:
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
@@ -100,26 +99,24 @@ def rollout(
     to_env = ActionScale(env.single_action_space)
     noise = np.random.default_rng(noise_seed)
 
-    # As long as has been needed so far: the noise is the same, drawn at once or in parts.
-    all_actions = np.zeros((0, episodes, spec.action_size), np.float32)
-    all_observations = np.zeros((0, episodes, spec.observation_size), np.float32)
+    all_actions = np.zeros((0, episodes, policy.action_size), np.float32)
+    all_observations = np.zeros((0, episodes, policy.observation_size), np.float32)
     all_rewards = np.zeros((0, episodes), np.float32)
     lengths = np.full(episodes, horizon)
     alive = np.ones(episodes, bool)
     # Overflow and NaN are no warnings here: the learner finds them and names the task. (Of NaN fmax makes low.)
     with np.errstate(all="ignore"):
-        policy = NumpyPolicy(spec, params, episodes)
+        actor = policy.actor(params, episodes)
         for t in range(horizon):
             if t == len(all_rewards):
                 more = min(max(t, FIRST_STEPS), horizon - t)
-                drawn = noise.standard_normal((more, episodes, spec.action_size), np.float32)
-                drawn *= policy.std
-                all_actions = np.concatenate([all_actions, drawn])
+                # As long as has been needed so far: the noise is the same, drawn at once or in parts.
+                drawn, start = policy.head.noise(noise, more, episodes, params), t
+                all_actions = _longer(all_actions, more)
                 all_observations = _longer(all_observations, more)
                 all_rewards = _longer(all_rewards, more)
             all_observations[t] = observations
-            actions = all_actions[t]
-            actions += policy.mean(all_observations[t])
+            all_actions[t] = actions = policy.head.act(actor(all_observations[t]), drawn[t - start])
             env_actions = to_env(actions)
             observations, rewards, terminated, truncated, _ = env.step(env_actions)
             all_rewards[t] = rewards

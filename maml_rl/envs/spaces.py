@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head
+from maml_rl.policies.policy import Policy
 
 
 class FlatObservations:
@@ -43,41 +48,105 @@ class FlatObservations:
 
 
 class FlatActions:
-    """Vectors of policies as actions of a box of any shape, which may be unbounded."""
+    """Actions of task families, which are numbers or vectors, as those of a user's space.
+
+    Attributes:
+        space: of the flat actions: Discrete, or a box, MultiDiscrete or MultiBinary of one dimension.
+
+    Raises:
+        ValueError: another kind of space.
+    """
 
     def __init__(self, space: Space[Any]) -> None:
-        if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
-            raise ValueError(f"is {space}; it must be a Box of floating-point numbers")
         self._space = space
-        self.box = Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.low.dtype.type)
+        if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+            self.space: Any = Box(space.low.reshape(-1), space.high.reshape(-1), dtype=space.low.dtype.type)
+        elif isinstance(space, Discrete):
+            self.space = space
+        elif isinstance(space, MultiDiscrete):
+            dtype: Any = space.dtype
+            start = np.asarray(space.start).reshape(-1)
+            self.space = MultiDiscrete(space.nvec.reshape(-1), dtype=dtype.type, start=start)
+        elif isinstance(space, MultiBinary):
+            self.space = MultiBinary(math.prod(space.shape))
+        else:
+            allowed = "a Box of floating-point numbers, Discrete, MultiDiscrete or MultiBinary"
+            raise ValueError(f"is {space}; it must be {allowed}")
 
-    def __call__(self, vector: np.ndarray) -> np.ndarray:
+    def __call__(self, action: Any) -> Any:
         """The environment's action, inside its box: a rounding error may be left."""
-        action = np.clip(vector, self.box.low, self.box.high)
-        return action.astype(self._space.dtype).reshape(self._space.shape)
+        if isinstance(self.space, Box):
+            action = np.clip(action, self.space.low, self.space.high)
+        array = np.asarray(action).astype(self._space.dtype)
+        return array[()] if isinstance(self.space, Discrete) else array.reshape(self._space.shape)
+
+
+def head_of(space: Space[Any], *, initial_std: float = 1.0, min_std: float = 1e-6) -> Head:
+    """The distribution of actions for a task family's action space."""
+    if isinstance(space, Box):
+        return GaussianHead(math.prod(space.shape), initial_std, min_std)
+    if isinstance(space, MultiBinary):
+        return BernoulliHead(math.prod(space.shape))
+    return CategoricalHead(tuple(map(int, _counts(space))))
+
+
+def misfit(policy: Policy, env: TaskVectorEnv) -> str | None:
+    """Why a policy cannot act in an environment, or None."""
+    size, needed = policy.observation_size, env.single_observation_space.shape[0]
+    if size != needed:
+        return f"the policy takes observations of {size} numbers, but those of the environment have {needed}"
+    if not same_actions(policy.head, env.single_action_space):
+        return (
+            f"the policy's actions are {policy.head}, but those of the environment {env.single_action_space}"
+        )
+    return None
+
+
+def same_actions(head: Head, space: Space[Any]) -> bool:
+    """Whether a policy's actions are those of a space."""
+    if isinstance(head, GaussianHead):
+        return isinstance(space, Box) and head.size == math.prod(space.shape)
+    return head == head_of(space)
 
 
 class ActionScale:
-    """From policy units to an action box: [-1, 1] where that is bounded; elsewhere actions are as they are."""
+    """From actions of policies to those of task families, ``[..., actions]``.
 
-    def __init__(self, box: Box) -> None:
-        self.bounded = np.isfinite(box.low) & np.isfinite(box.high)
+    Components of a box that is bounded on both sides are scaled: policies act in [-1, 1] there. All others are as
+    they are, and categories begin at their space's first one. The result is an array of its own, inside the space:
+    what is not finite lies at the edge of a box or, where there is none, at 0, and is the first category.
+    """
+
+    def __init__(self, space: Space[Any]) -> None:
+        self._is_box = isinstance(space, Box)
+        if not self._is_box:
+            self.bounded = np.ones(1, bool)
+            self._dtype = space.dtype
+            self._single = isinstance(space, Discrete)
+            self._start = 0 if isinstance(space, MultiBinary) else np.asarray(space.start)  # type: ignore[attr-defined]
+            return
+        self.bounded = np.isfinite(space.low) & np.isfinite(space.high)  # type: ignore[attr-defined]
+        self._low, self._high = space.low, space.high  # type: ignore[attr-defined]
         with np.errstate(invalid="ignore"):
-            self._scale = np.where(self.bounded, (box.high - box.low) / 2, 1).astype(box.dtype)
-            self._centre = np.where(self.bounded, (box.high + box.low) / 2, 0).astype(box.dtype)
-        self._low, self._high = box.low, box.high
+            self._scale = np.where(self.bounded, (self._high - self._low) / 2, 1).astype(space.dtype)
+            self._centre = np.where(self.bounded, (self._high + self._low) / 2, 0).astype(space.dtype)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """``[..., act]``, clipped into the box; what is not finite lies at its edge or, where there is none, at 0.
-
-        The result is an array of its own.
-        """
+        """Actions for the environment."""
+        if not self._is_box:
+            chosen = np.where(np.isfinite(actions), actions, 0).astype(self._dtype)
+            return (chosen[..., 0] if self._single else chosen) + self._start
         scaled = actions * self._scale
         scaled += self._centre
         np.fmin(np.fmax(scaled, self._low, out=scaled), self._high, out=scaled)
         if not self.bounded.all():
             scaled[~np.isfinite(scaled)] = 0
         return scaled
+
+
+def _counts(space: Any) -> np.ndarray:
+    """Categories of every variable of a Discrete or MultiDiscrete space."""
+    return np.array([space.n]) if isinstance(space, Discrete) else space.nvec.reshape(-1)
 
 
 # --- parts of observation spaces
@@ -147,8 +216,7 @@ class _OneHot(_Part):
 
     def __init__(self, space: Discrete[Any] | MultiDiscrete, name: str) -> None:
         super().__init__(space, name)
-        counts = np.array([space.n]) if isinstance(space, Discrete) else space.nvec.reshape(-1)
-        self._counts = counts.astype(int)
+        self._counts = _counts(space).astype(int)
         self._start = np.asarray(space.start).reshape(-1)
         self._offsets = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.envs.spaces import ActionScale
+from maml_rl.envs.spaces import ActionScale, head_of
+from maml_rl.policies.heads import LOG_STD
 
 _STEPS = 20
 
@@ -27,9 +28,11 @@ def _episode(env: TaskVectorEnv) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     env.set_task(env.sample_tasks(1, rng)[0])
     observations, rewards = [env.reset(seed=0)[0]], []
-    space, scale = env.single_action_space, ActionScale(env.single_action_space)
-    for _ in range(min(_STEPS, env.max_episode_steps)):
-        actions = scale(rng.uniform(-1, 1, (env.num_envs, *space.shape)).astype(space.dtype))
+    scale, head = ActionScale(env.single_action_space), head_of(env.single_action_space)
+    outputs = np.zeros((env.num_envs, head.outputs), np.float32)
+    noise = head.noise(rng, _STEPS, env.num_envs, {LOG_STD: np.zeros(head.action_size, np.float32)})
+    for t in range(min(_STEPS, env.max_episode_steps)):
+        actions = scale(head.act(outputs, noise[t]))
         observation, reward, terminated, truncated, _ = env.step(actions)
         observations.append(observation)
         rewards.append(reward)

@@ -60,7 +60,7 @@ class VectorTaskEnv(AdaptedEnv):
             num_envs,
             max_episode_steps=max_episode_steps,
             observation_space=self._flat_observations.box,
-            action_space=self._flat_actions.box,
+            action_space=self._flat_actions.space,
             task_space=self._find_task_space(made),
             **kwargs,
         )

@@ -20,7 +20,7 @@ from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
 from maml_rl.learning.meta_update import inner_loss
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.meta_params import split_meta_params
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.policy import Policy
 from maml_rl.tools.checks import COUNT_OR_ZERO, POSITIVE, checked
 from maml_rl.tools.files import strict_json, write_atomically
 from maml_rl.tools.intervals import interval_95
@@ -116,7 +116,7 @@ class Protocol:
             by default.
     """
 
-    spec: GaussianMLP
+    spec: Policy
     meta_params: Params | None
     steps: int
     inner_lr: float
@@ -134,7 +134,7 @@ class Protocol:
     def initial_params(self, first_task: int, tasks: int) -> tuple[Params, InnerLR]:
         """Parameters stacked over tasks, and the first step size."""
         if self.meta_params is not None:
-            theta, inner_lr = split_meta_params(self.meta_params, self.inner_lr)
+            theta, inner_lr = split_meta_params(self.spec, self.meta_params, self.inner_lr)
             return stack_params(theta, tasks), inner_lr
         seeds = [stream(self.seed, Phase.INIT, first_task + i).generate_state(1)[0] for i in range(tasks)]
         fresh = [self.spec.init_params(int(seed)) for seed in seeds]

@@ -12,6 +12,7 @@ from maml_rl.experiments.methods import GUIDED, METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import RESOURCE_FIELDS, RESULT_FIELDS
+from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_policy, policy_file_in
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.env_registry import make_env
@@ -116,8 +117,15 @@ def initial_policy(config: MAMLConfig, env: TaskVectorEnv, source: Path) -> Poli
     path = policy_file_in(source)
     policy = load_policy(path)
     spec = config.policy_spec(env.single_observation_space, env.single_action_space)
-    if policy.spec.shapes != spec.shapes or policy.spec.activation != spec.activation:
+    if _architecture(policy.spec) != _architecture(spec):
         raise PolicyFileError(f"start_from: {path} holds {policy.spec}, but this run trains {spec}")
     if set(policy.params) != set(spec.shapes) and not config.learn_inner_lr:
         raise PolicyFileError(f"start_from: {path} holds learned step sizes; it needs --learn-inner-lr True")
     return policy
+
+
+def _architecture(policy: Policy) -> dict[str, Any]:
+    """What a policy computes from its parameters; a standard deviation's first and least values are no part."""
+    described = policy.as_dict()
+    head = {k: v for k, v in described["head"].items() if k not in ("initial_std", "min_std")}
+    return described | {"head": head}

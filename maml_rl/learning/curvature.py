@@ -1,4 +1,4 @@
-"""Fast curvature products of the meta-objective, from the written-out derivatives of the policy network.
+"""Fast curvature products of the meta-objective, from the derivatives of the policy network.
 
 Conjugate gradient needs the product of a vector with the Hessian of the mean KL ten times per update, at one
 and the same point. At that point the KL's gradient in the distribution is zero, so the Hessian is exactly
@@ -15,7 +15,7 @@ gradient through ``P J`` alone, pulled back by the exact ``J^T``, costs 12 + 6: 
 the centre, the derivative of ``J^T`` does not enter.
 
 The formulas of loss and KL stay in ``losses.py``; their derivatives in the network's outputs are autograd's.
-Parameters are *blocks* here: see ``policies.mlp_derivatives``.
+Parameters are *blocks* here: see ``policies.policy``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from torch import Tensor
 
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import OuterLoss, mean_kl, policy_gradient_loss, surrogate_and_kl
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Network, Scratch
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.policy import Blocks, Network, Policy, Scratch
 
 
 class InnerStep:
@@ -44,7 +43,7 @@ class InnerStep:
 
     def __init__(
         self,
-        spec: GaussianMLP,
+        spec: Policy,
         blocks: Blocks,
         samples: Samples,
         inner_lr: float | Sequence[float | Tensor],
@@ -57,15 +56,15 @@ class InnerStep:
             [inner_lr] * len(blocks) if isinstance(inner_lr, float) else inner_lr
         )
         frozen = None if pattern is None else pattern._network
-        self._network: Network = Network(
-            spec, blocks, samples.observations, scratch, keep=keep, pattern=frozen
+        self._network: Network = spec.network(
+            blocks, samples.observations, scratch, keep=keep, pattern=frozen
         )
         with torch.enable_grad():
-            self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._network.outputs))
+            self._outputs = self._network.outputs.leaf()
             loss = policy_gradient_loss(self._outputs, samples).sum()
             # Its graph spans the outputs only: it is the second derivative of the loss formula.
-            self._cotangents = torch.autograd.grad(loss, self._outputs, create_graph=keep)
-        self.gradient = self._network.vjp(Gaussian(*self._cotangents).detach(), keep_errors=keep)
+            self._cotangents = _gradients(loss, self._outputs, create_graph=keep)
+        self.gradient = self._network.vjp([x.detach() for x in self._cotangents], keep_errors=keep)
         self.adapted = self._step(blocks, self.gradient)
 
     def _step(self, start: Blocks, change: Blocks) -> Blocks:
@@ -74,10 +73,7 @@ class InnerStep:
     def hessian_product(self, v: Blocks) -> Blocks:
         """H v with the Hessian of the inner loss: 6 passes."""
         tangents = self._network.jvp(v)
-        second = torch.autograd.grad(
-            self._cotangents, self._outputs, tangents, retain_graph=True, materialize_grads=True
-        )
-        return self._network.second_vjp(v, Gaussian(*second))
+        return self._network.second_vjp(v, _derivatives(self._cotangents, self._outputs, tangents))
 
     def jvp(self, v: Blocks) -> Blocks:
         """(I - alpha H) v."""
@@ -105,7 +101,7 @@ class ChunkCurvature:
 
     def __init__(
         self,
-        spec: GaussianMLP,
+        spec: Policy,
         meta: Blocks,
         pre: Sequence[Samples],
         post: Samples,
@@ -121,12 +117,12 @@ class ChunkCurvature:
         self._blocks = len(spec.shapes)
         self._pre, self._post = pre, post
         self._steps, self._adapted = self._adapt(meta)
-        self._network = Network(spec, self._adapted, self._post.observations, scratch, keep=True)
+        self._network = spec.network(self._adapted, self._post.observations, scratch, keep=True)
         self._old = self._network.outputs
         with torch.enable_grad():
-            self._outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
+            self._outputs = self._old.leaf()
             kl = mean_kl(self._old, self._outputs, post)
-            self._kl_cotangents = torch.autograd.grad(kl.sum(), self._outputs, create_graph=True)
+            self._kl_cotangents = _gradients(kl.sum(), self._outputs, create_graph=True)
 
     def _adapt(self, meta: Blocks) -> tuple[list[InnerStep], Blocks]:
         inner_lr = meta[self._blocks :] if self._inner_lr is None else self._inner_lr
@@ -165,10 +161,10 @@ class ChunkCurvature:
     def loss_gradient(self) -> Blocks:
         """Gradient of the sum over tasks of the outer loss."""
         with torch.enable_grad():
-            outputs = Gaussian(*(x.detach().requires_grad_() for x in self._old))
+            outputs = self._old.leaf()
             loss, _ = self._outer_loss(outputs, self._old, self._post)
-            cotangents = torch.autograd.grad(loss.sum(), outputs)
-        return self.pull_back(self._network.vjp(Gaussian(*cotangents)))
+            cotangents = _gradients(loss.sum(), outputs)
+        return self.pull_back(self._network.vjp(cotangents))
 
     def _push_forward(self, v: Blocks) -> Blocks:
         """``J_i v`` of every task."""
@@ -184,10 +180,8 @@ class ChunkCurvature:
     def exact_product(self, v: Blocks) -> Blocks:
         """``sum_i J_i^T P_i^T F P_i J_i v``."""
         tangents = self._network.jvp(self._push_forward(v))
-        fisher = torch.autograd.grad(
-            self._kl_cotangents, self._outputs, tangents, retain_graph=True, materialize_grads=True
-        )
-        return self.pull_back(self._network.vjp(Gaussian(*fisher)))
+        fisher = _derivatives(self._kl_cotangents, self._outputs, tangents)
+        return self.pull_back(self._network.vjp(fisher))
 
     def finite_difference_product(self, v: Blocks, step: float) -> Blocks:
         """The same from the KL gradients in the adapted parameters at theta + step v and theta - step v.
@@ -204,11 +198,22 @@ class ChunkCurvature:
         else:
             moved = [x + step * d for x, d in zip(self._meta, v, strict=True)]
             displaced = self._adapt_with_the_same_pattern(moved)
-        network = Network(
-            self._spec, displaced, self._post.observations, self._scratch, keep=False, pattern=self._network
+        network = self._spec.network(
+            displaced, self._post.observations, self._scratch, keep=False, pattern=self._network
         )
         with torch.enable_grad():
-            outputs = Gaussian(*(x.detach().requires_grad_() for x in network.outputs))
+            outputs = network.outputs.leaf()
             kl = mean_kl(self._old, outputs, self._post)
-            cotangents = torch.autograd.grad(kl.sum(), outputs)
-        return network.vjp(Gaussian(*cotangents))
+            cotangents = _gradients(kl.sum(), outputs)
+        return network.vjp(cotangents)
+
+
+def _gradients(value: Tensor, outputs: Distribution, *, create_graph: bool = False) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, outputs.parts, create_graph=create_graph)
+
+
+def _derivatives(
+    cotangents: tuple[Tensor, ...], outputs: Distribution, tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Directional derivatives of a formula's gradient: its Hessian is symmetric."""
+    return torch.autograd.grad(cotangents, outputs.parts, tangents, retain_graph=True, materialize_grads=True)

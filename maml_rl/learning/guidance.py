@@ -21,7 +21,7 @@ from jaxtyping import Float
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import OuterLoss, imitation_and_kl
 from maml_rl.learning.meta_learner import stack_params
-from maml_rl.policies.mlp import LOG_STD, GaussianMLP, Params
+from maml_rl.policies.policy import Params, Policy
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Expert:
             the box's edge, and to imitate how far outside it is can take most of a pupil's capacity.
     """
 
-    spec: GaussianMLP
+    spec: Policy
     params: Params
     std_scale: float = 1.0
     clip: bool = False
@@ -42,16 +42,17 @@ class Expert:
     @property
     def outer_loss(self) -> OuterLoss:
         """The imitation loss on samples that ``show`` has answered."""
-        return imitation_and_kl(self.params[LOG_STD] + math.log(self.std_scale))
+        shared = [self.params[name] for name in self.spec.head.shapes]
+        return imitation_and_kl([x + math.log(self.std_scale) for x in shared])
 
     def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
-        """The samples with the expert's mean actions in place of those that were taken."""
+        """The samples with the outputs of the expert's network, such as mean actions, in place of actions."""
         tasks, count = samples.weights.shape
         features = torch.from_numpy(task_features).to(samples.observations)[:, None].expand(-1, count, -1)
         with torch.no_grad():
             observations = torch.cat([samples.observations, features], dim=-1)
-            mean = self.spec(stack_params(self.params, tasks), observations).mean
-        return samples._replace(actions=mean.clamp(-1, 1) if self.clip else mean)
+            outputs = self.spec(stack_params(self.params, tasks), observations).parts[0]
+        return samples._replace(actions=outputs.clamp(-1, 1) if self.clip else outputs)
 
     def to(self, device: torch.device) -> Expert:
         """The expert with its parameters on ``device``."""

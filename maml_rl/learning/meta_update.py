@@ -21,10 +21,9 @@ from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.losses import OuterLoss, policy_gradient_loss, surrogate_and_kl
 from maml_rl.learning.meta_learner import LossFn, Params, adapt, stack_params
 from maml_rl.learning.trpo import LinearOperator, LineSearch, StepResult, trust_region_step
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.meta_params import INNER_LR, split_meta_params
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Scratch, from_blocks, to_blocks
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.meta_params import INNER_LR, split_meta_params, theta_of
+from maml_rl.policies.policy import Blocks, Policy, Scratch, from_blocks, to_blocks
 from maml_rl.tools.threads import Map
 
 HVPS = ("finite_difference", "exact")
@@ -57,7 +56,7 @@ class Chunk(NamedTuple):
         return Chunk(tuple(samples.thinned(fraction) for samples in self.pre), self.post.thinned(fraction))
 
 
-def inner_loss(spec: GaussianMLP) -> LossFn[Samples]:
+def inner_loss(spec: Policy) -> LossFn[Samples]:
     """The inner loss of a policy, as ``meta_learner.adapt`` takes it."""
 
     def loss(params: Params, samples: Samples) -> Float[Tensor, " tasks"]:
@@ -67,7 +66,7 @@ def inner_loss(spec: GaussianMLP) -> LossFn[Samples]:
 
 
 def adapt_policy(
-    spec: GaussianMLP,
+    spec: Policy,
     meta_params: Params,
     pre: Sequence[Samples],
     inner_lr: float,
@@ -75,30 +74,30 @@ def adapt_policy(
     first_order: bool = False,
 ) -> Params:
     """theta'_i of every task (lines 6-7 of Algorithm 3), stacked over tasks."""
-    theta, step_size = split_meta_params(meta_params, inner_lr)
+    theta, step_size = split_meta_params(spec, meta_params, inner_lr)
     start = stack_params(theta, len(pre[0].weights))
     return adapt(inner_loss(spec), start, pre, step_size, first_order=first_order)
 
 
 def adapted_policy(
-    spec: GaussianMLP,
+    spec: Policy,
     meta_params: Params,
     pre: Sequence[Samples],
     post: Samples,
     inner_lr: float,
     *,
     first_order: bool = False,
-) -> Gaussian:
+) -> Distribution:
     """Every task's policy at its own ``post`` observations, adapted to ``pre`` if there is any."""
     if pre:
         params = adapt_policy(spec, meta_params, pre, inner_lr, first_order=first_order)
     else:
-        params = stack_params(split_meta_params(meta_params, inner_lr)[0], len(post.weights))
+        params = stack_params(theta_of(meta_params), len(post.weights))
     return spec(params, post.observations)
 
 
 def adapt_in_chunks(
-    spec: GaussianMLP,
+    spec: Policy,
     meta_params: Params,
     pre: Sequence[Samples],
     inner_lr: float,
@@ -127,7 +126,7 @@ class MetaObjective:
 
     def __init__(
         self,
-        spec: GaussianMLP,
+        spec: Policy,
         meta_params: Params,
         pre: Sequence[Samples],
         post: Samples,
@@ -144,7 +143,7 @@ class MetaObjective:
             Chunk(tuple(s.tasks(i, i + size) for s in pre), post.tasks(i, i + size))
             for i in range(0, self._tasks, size)
         ]
-        _, inner_lr = split_meta_params(meta_params, settings.inner_lr)
+        _, inner_lr = split_meta_params(spec, meta_params, settings.inner_lr)
         self._fixed_inner_lr = inner_lr if isinstance(inner_lr, float) else list(inner_lr.values())
         self._blocks = self._to_blocks(meta_params)
         self.start = torch.cat([block.flatten() for block in self._blocks])
@@ -155,7 +154,7 @@ class MetaObjective:
     # The flat vector of the trust-region step holds the meta-blocks of ``curvature.py``.
 
     def _to_blocks(self, meta_params: Params) -> Blocks:
-        theta, _ = split_meta_params(meta_params, self._settings.inner_lr)
+        theta = theta_of(meta_params)
         blocks = to_blocks(self._spec, theta)
         if not self._learns_inner_lr:
             return blocks
@@ -175,7 +174,7 @@ class MetaObjective:
             params |= {INNER_LR + name: value for name, value in learned.items()}
         return params
 
-    def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Gaussian:
+    def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Distribution:
         with torch.no_grad():  # the adaptation enables what it needs
             return adapted_policy(
                 self._spec, meta_params, chunk.pre, chunk.post, self._settings.inner_lr, first_order=True
@@ -186,7 +185,9 @@ class MetaObjective:
         new = self._map(partial(self._adapted_policy, self.meta_params(vector)), self._chunks)
         return self._mean_loss_and_kl(zip(self._chunks, new, self._old, strict=True))
 
-    def _mean_loss_and_kl(self, chunks: Iterable[tuple[Chunk, Gaussian, Gaussian]]) -> tuple[float, float]:
+    def _mean_loss_and_kl(
+        self, chunks: Iterable[tuple[Chunk, Distribution, Distribution]]
+    ) -> tuple[float, float]:
         sums = []
         for chunk, policy, old in chunks:
             loss, kl = self._outer_loss(policy, old, chunk.post)
@@ -239,12 +240,12 @@ def _tasks_per_chunk(post: Samples) -> int:
 
     Not a matter of the number of threads, or results would depend on it.
     """
-    tasks, samples = post.weights.shape
-    return tasks if post.weights.is_cuda else max(1, 4000 // samples)
+    tasks = len(post.weights)
+    return tasks if post.weights.is_cuda else max(1, 4000 // post.weights[0].numel())
 
 
 def meta_update(
-    spec: GaussianMLP,
+    spec: Policy,
     meta_params: Params,
     pre: Sequence[Samples],
     post: Samples,

@@ -21,8 +21,8 @@ from maml_rl.learning.batch import Samples, shuffled
 from maml_rl.learning.losses import OuterLoss
 from maml_rl.learning.meta_update import adapted_policy
 from maml_rl.learning.trpo import LineSearch, StepResult, line_search
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 
 MAX_GRADIENT_NORM = 0.5  # Andrychowicz et al. 2021, "What matters for on-policy deep actor-critic methods?"
@@ -47,7 +47,7 @@ class Minibatch(NamedTuple):
 
     pre: tuple[Samples, ...]
     post: Samples
-    old: Gaussian
+    old: Distribution
 
 
 class PPO:
@@ -57,7 +57,7 @@ class PPO:
         meta_params: of the policy to train; their names and shapes count.
     """
 
-    def __init__(self, spec: GaussianMLP, meta_params: Params, settings: PPOSettings) -> None:
+    def __init__(self, spec: Policy, meta_params: Params, settings: PPOSettings) -> None:
         self._spec, self._settings = spec, settings
         self._params = {name: value.clone().requires_grad_() for name, value in meta_params.items()}
         self._optimizer = torch.optim.Adam(self._params.values(), lr=settings.lr, eps=ADAM_EPSILON)
@@ -128,7 +128,7 @@ class PPO:
     def _set(self, vector: Tensor) -> None:
         vector_to_parameters(vector.clone(), self._params.values())
 
-    def _policy(self, pre: Sequence[Samples], post: Samples, first_order: bool) -> Gaussian:
+    def _policy(self, pre: Sequence[Samples], post: Samples, first_order: bool) -> Distribution:
         return adapted_policy(
             self._spec, self._params, pre, post, self._settings.inner_lr, first_order=first_order
         )
@@ -136,16 +136,16 @@ class PPO:
     def _minibatches(self, batch: Minibatch, generator: torch.Generator) -> Iterator[Minibatch]:
         """About ``minibatch_size`` samples each: of whole tasks, or of the only task there is."""
         pre, post, old = batch
-        tasks, count = post.weights.shape
-        parts = max(1, tasks * count // self._settings.minibatch_size)
+        tasks, count = post.weights.shape[:2]
+        parts = max(1, post.weights.numel() // self._settings.minibatch_size)
         device = post.weights.device
         if tasks == 1:
             for index in shuffled(count, parts, generator, device):
-                yield Minibatch(pre, post.select(index), Gaussian(old.mean[:, index], old.log_std))
+                yield Minibatch(pre, post.select(index), old.at(index))
         else:
             for index in shuffled(tasks, parts, generator, device):
                 taken = [Samples(*(field[index] for field in samples)) for samples in (*pre, post)]
-                yield Minibatch(tuple(taken[:-1]), taken[-1], Gaussian(old.mean[index], old.log_std[index]))
+                yield Minibatch(tuple(taken[:-1]), taken[-1], old.of_tasks(index))
 
     def state(self) -> dict[str, np.ndarray]:
         """What the optimiser remembers, for a checkpoint."""

@@ -6,21 +6,26 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from maml_rl.policies.mlp import CONTEXT, Params
+from maml_rl.policies.policy import Params, Policy
 
 INNER_LR = "inner_lr."
 """Prefix of the learned step sizes among the meta-parameters: ``inner_lr.<name of the parameter>``."""
 
 
+def theta_of(meta_params: Params) -> Params:
+    """The policy's parameters among the meta-parameters."""
+    return {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
+
+
 def split_meta_params(
-    meta_params: Params, inner_lr: float
+    policy: Policy, meta_params: Params, inner_lr: float
 ) -> tuple[Params, float | Mapping[str, Tensor | float]]:
     """(theta, alpha): alpha is the fixed ``inner_lr``, or the learned step sizes among the meta-parameters.
 
-    Of a policy with a context, only the context takes fixed steps: alpha is 0 for everything else.
+    It is 0 for parameters that the inner loop does not change.
     """
-    theta = {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
+    theta = theta_of(meta_params)
     learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
-    if CONTEXT in theta and not learned:
-        return theta, {name: inner_lr if name == CONTEXT else 0.0 for name in theta}
-    return theta, learned or inner_lr
+    if learned or policy.adapts_all:
+        return theta, learned or inner_lr
+    return theta, {name: inner_lr if policy.adapted(name) else 0.0 for name in theta}

@@ -1,54 +1,44 @@
-"""The derivatives of the Gaussian MLP, written out: forward, backward and second products, batched over tasks.
+"""The derivatives of the MLP, written out: forward, backward and second products, batched over tasks.
 
 Only the network is differentiated by hand; formulas of its outputs are left to autograd. The tests compare
 everything with plain autograd in float64.
-
-Here parameters are *blocks*: the tensors of ``GaussianMLP.shapes`` in that order, as a list.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP, Params, append_context
-
-Blocks = list[Tensor]
+from maml_rl.policies.heads import GaussianHead, Head
+from maml_rl.policies.policy import Blocks, Scratch
 
 
-def to_blocks(spec: GaussianMLP, params: Params) -> Blocks:
-    """Parameters, stacked over tasks or not, as blocks."""
-    return [params[name] for name in spec.shapes]
+class MLPShape(NamedTuple):
+    """What the derivatives need to know of an MLP.
+
+    Attributes:
+        layers: hidden ones and the last.
+        tanh: its activation, or else ReLU.
+        has_context: free parameters are appended to the observation.
+    """
+
+    layers: int
+    observation_size: int
+    tanh: bool
+    has_context: bool
 
 
-def from_blocks(spec: GaussianMLP, blocks: Blocks) -> Params:
-    """Inverse of ``to_blocks``."""
-    return dict(zip(spec.shapes, blocks, strict=True))
-
-
-class Scratch(threading.local):
-    """Work arrays of one thread, shared by all chunks: a fresh large array costs a page fault per 4 KiB."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[tuple[str, int, int, int], Tensor] = {}
-
-    def __call__(self, name: str, like: Tensor, width: int) -> Tensor:
-        tasks, samples = like.shape[:2]
-        key = (name, tasks, samples, width)
-        if key not in self._arrays:
-            self._arrays[key] = like.new_ones((tasks, samples, width))
-        return self._arrays[key]
-
-
-class Network:
-    """The policy network of some tasks at fixed parameters and observations.
+class MLPNetwork:
+    """The policy network of some tasks at fixed parameters and observations (a ``policy.Network``).
 
     Args:
-        blocks: parameters stacked over tasks.
+        blocks: parameters stacked over tasks: weight and bias of every layer, then ``log_std`` if the head has one,
+            then the context if there is one.
         keep: keep the activations in arrays of their own. Otherwise they live in ``scratch``, and only
             ``vjp`` may be called, before the next network is made.
         pattern: a network at the same observations whose ReLU units are on and off here, too, and whose live
@@ -57,18 +47,17 @@ class Network:
 
     def __init__(
         self,
-        spec: GaussianMLP,
+        shape: MLPShape,
+        head: Head,
         blocks: Blocks,
         observations: Tensor,
         scratch: Scratch,
         *,
         keep: bool,
-        pattern: Network | None = None,
+        pattern: MLPNetwork | None = None,
     ) -> None:
-        self._tanh = spec.activation == "tanh"
+        self._layers, self._observation_size, self._tanh, self._has_context = shape
         self._scratch = scratch
-        self._layers, self._observation_size = len(spec.layers), spec.observation_size
-        self._has_context = spec.context_size > 0
         weights, biases, log_std, context = self._split(blocks)
         self._weights = weights
         self._inputs = [append_context(observations, *context) if context else observations]
@@ -79,15 +68,20 @@ class Network:
                 self._inputs.append(self._activated(z, i, pattern))
         # Of ReLU units: what says which are on.
         self._switches = self._inputs if pattern is None else pattern._inputs
-        min_log_std = math.log(spec.min_std)
-        live = log_std >= min_log_std if pattern is None else pattern._log_std_is_live > 0
-        self._log_std_is_live: Tensor = live.to(observations.dtype)
-        self.outputs = Gaussian(z, torch.where(live, log_std, min_log_std))
+        # Standard deviations above their least one: the others are constants.
+        self._live: list[Tensor] = []
+        shared: list[Tensor] = []
+        least = math.log(head.min_std) if isinstance(head, GaussianHead) else -math.inf
+        for value in log_std:
+            live = value >= least if pattern is None else pattern._live[0] > 0
+            self._live.append(live.to(observations.dtype))
+            shared.append(torch.where(live, value, least))
+        self.outputs = head.from_parts([z, *shared])
         self._tangents: list[Tensor] = []
         self._errors: list[Tensor] = []
-        self._first_bias_gradient = log_std
+        self._first_bias_gradient = z
 
-    def _activated(self, z: Tensor, layer: int, pattern: Network | None) -> Tensor:
+    def _activated(self, z: Tensor, layer: int, pattern: MLPNetwork | None) -> Tensor:
         """The activation of hidden ``layer``, in place."""
         if self._tanh:
             return z.tanh_()
@@ -95,10 +89,10 @@ class Network:
             return z.clamp_(min=0)
         return _where_positive(pattern._inputs[layer + 1], z)
 
-    def _split(self, blocks: Blocks) -> tuple[Blocks, Blocks, Tensor, Blocks]:
-        """Weights, biases, log_std, and the context if there is one."""
-        end = 2 * self._layers
-        return blocks[:end:2], blocks[1:end:2], blocks[end], blocks[end + 1 :]
+    def _split(self, blocks: Blocks) -> tuple[Blocks, Blocks, Blocks, Blocks]:
+        """Weights, biases, log_std and the context, if there are any."""
+        end, context = 2 * self._layers, len(blocks) - self._has_context
+        return blocks[:end:2], blocks[1:end:2], blocks[end:context], blocks[context:]
 
     def _context_gradient(self, first_bias: Tensor, first_weight: Tensor) -> Tensor:
         """What a gradient in the first layer's bias is in the context, which enters beside it."""
@@ -120,7 +114,7 @@ class Network:
         ones = self._array("ones", 1).mT
         return torch.bmm(ones, error).squeeze(1)
 
-    def jvp(self, tangents: Blocks) -> Gaussian:
+    def jvp(self, tangents: Blocks) -> tuple[Tensor, ...]:
         """Directional derivative of the outputs: 2 passes. Keeps the hidden tangents for ``second_vjp``."""
         self._tangents = []
         d_weights, d_biases, d_log_std, d_context = self._split(tangents)
@@ -135,13 +129,16 @@ class Network:
                 z.baddbmm_(self._tangents[-1], self._weights[i].mT)
             if i < len(self._inputs) - 1:
                 self._tangents.append(self._times_slope(z, i))
-        return Gaussian(z, d_log_std * self._log_std_is_live)
+        return z, *self._of_live(d_log_std)
 
-    def vjp(self, cotangents: Gaussian, *, keep_errors: bool = False) -> Blocks:
+    def _of_live(self, log_std: Sequence[Tensor]) -> Blocks:
+        return [x * live for x, live in zip(log_std, self._live, strict=True)]
+
+    def vjp(self, cotangents: Sequence[Tensor], *, keep_errors: bool = False) -> Blocks:
         """Gradient of ``<cotangents, outputs>`` with respect to the blocks: 2 passes."""
-        error = cotangents.mean
+        error, *of_log_std = cotangents
         errors = [error]
-        gradients = [cotangents.log_std * self._log_std_is_live]
+        gradients = self._of_live(of_log_std)
         for i in reversed(range(len(self._inputs))):
             gradients += [self._sum_over_samples(error), torch.bmm(error.mT, self._inputs[i])]
             if i > 0:
@@ -157,7 +154,7 @@ class Network:
             gradients.append(self._context_gradient(gradients[1], self._weights[0]))
         return gradients
 
-    def second_vjp(self, tangents: Blocks, cotangents: Gaussian) -> Blocks:
+    def second_vjp(self, tangents: Blocks, cotangents: Sequence[Tensor]) -> Blocks:
         """Directional derivative of the result of ``vjp``: 4 passes.
 
         Args:
@@ -165,8 +162,8 @@ class Network:
             cotangents: the directional derivative of the cotangents that were given to the last
                 ``vjp(..., keep_errors=True)``.
         """
-        error = cotangents.mean
-        gradients = [cotangents.log_std * self._log_std_is_live]
+        error, *of_log_std = cotangents
+        gradients = self._of_live(of_log_std)
         for i in reversed(range(len(self._inputs))):
             gradient = torch.bmm(error.mT, self._inputs[i])
             gradients += [self._sum_over_samples(error), gradient]
@@ -192,3 +189,11 @@ class Network:
 def _where_positive(switch: Tensor, x: Tensor) -> Tensor:
     """Zero what of ``x`` has no positive switch, in place."""
     return torch.ops.aten.threshold_backward.grad_input(x, switch, 0, grad_input=x)
+
+
+def append_context(
+    observations: Float[Tensor, "tasks samples observation"], context: Float[Tensor, "tasks context"]
+) -> Float[Tensor, "tasks samples inputs"]:
+    """Each task's context beside each of its observations."""
+    tasks, samples, _ = observations.shape
+    return torch.cat([observations, context[:, None].expand(tasks, samples, -1)], dim=-1)

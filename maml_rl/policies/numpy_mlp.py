@@ -1,34 +1,42 @@
-"""The Gaussian MLP in numpy, for rollouts."""
+"""The MLP in numpy, for rollouts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
-from maml_rl.policies.mlp import CONTEXT, LOG_STD, GaussianMLP
 
-
-class NumpyPolicy:
-    """The same policy for rollouts: batched numpy inference with no allocation per step.
+class NumpyMLP:
+    """Batched numpy inference with no allocation per step (an ``Actor``).
 
     For tiny networks a numpy matrix product costs about half of what a torch call does.
+
+    Args:
+        weights: of every layer, in ``torch.nn.Linear`` layout.
+        context: constant inputs beside the observation, or None.
     """
 
-    def __init__(self, spec: GaussianMLP, params: Mapping[str, np.ndarray], batch_size: int) -> None:
-        self._weights = [np.ascontiguousarray(params[f"{name}.weight"].T) for name in spec.layers]
-        self._biases = [params[f"{name}.bias"] for name in spec.layers]
-        if spec.context_size:  # constant over an episode: its part of the first layer is a bias
-            context_weights = self._weights[0][spec.observation_size :]
-            self._weights[0] = self._weights[0][: spec.observation_size]
-            self._biases[0] = self._biases[0] + params[CONTEXT] @ context_weights
+    def __init__(
+        self,
+        weights: Sequence[np.ndarray],
+        biases: Sequence[np.ndarray],
+        context: np.ndarray | None,
+        batch_size: int,
+        *,
+        relu: bool,
+    ) -> None:
+        self._weights = [np.ascontiguousarray(weight.T) for weight in weights]
+        self._biases = list(biases)
+        if context is not None:  # constant over an episode: its part of the first layer is a bias
+            size = len(self._weights[0]) - len(context)
+            self._biases[0] = self._biases[0] + context @ self._weights[0][size:]
+            self._weights[0] = self._weights[0][:size]
         self._buffers = [np.empty((batch_size, len(bias)), np.float32) for bias in self._biases]
-        self._relu = spec.activation == "relu"
-        self.std = np.exp(np.maximum(params[LOG_STD], np.float32(math.log(spec.min_std))))
+        self._relu = relu
 
-    def mean(self, observations: np.ndarray) -> np.ndarray:
-        """Mean actions ``[batch, actions]``; the array is overwritten by the next call."""
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Outputs ``[batch, outputs]``; the array is overwritten by the next call."""
         x = observations
         last = len(self._weights) - 1
         for i, (weight, bias, out) in enumerate(zip(self._weights, self._biases, self._buffers, strict=True)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from maml_rl.policies.heads import make_head
 from maml_rl.policies.meta_params import INNER_LR
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
 from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
 
@@ -39,7 +40,7 @@ class PolicyFile:
         state: what else a checkpoint holds, to go on training.
     """
 
-    spec: GaussianMLP
+    spec: Policy
     params: Params
     info: dict[str, Any]
     sha256: str = ""
@@ -48,7 +49,7 @@ class PolicyFile:
 
 def save_policy(
     path: Path,
-    spec: GaussianMLP,
+    spec: Policy,
     params: Mapping[str, np.ndarray],
     info: Mapping[str, Any],
     state: Mapping[str, np.ndarray] | None = None,
@@ -56,7 +57,7 @@ def save_policy(
     """Write ``path`` (``*.safetensors``) atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {**params, **{STATE + name: value for name, value in (state or {}).items()}}
-    save_tensors(path, KIND, tensors, {"policy": dataclasses.asdict(spec), **info})
+    save_tensors(path, KIND, tensors, {"policy": spec.as_dict(), **info})
 
 
 def load_policy(path: Path) -> PolicyFile:
@@ -72,8 +73,7 @@ def load_policy(path: Path) -> PolicyFile:
         )
     try:
         file = load_tensors(path, KIND)
-        shape = file.info["policy"]
-        spec = GaussianMLP(**{**shape, "hidden_sizes": tuple(shape["hidden_sizes"])})
+        spec = policy_from_dict(file.info["policy"])
     except TensorFileError as error:
         raise PolicyFileError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
@@ -89,7 +89,23 @@ def load_policy(path: Path) -> PolicyFile:
     )
 
 
-def _check(path: Path, spec: GaussianMLP, arrays: Mapping[str, np.ndarray]) -> None:
+def policy_from_dict(described: Mapping[str, Any]) -> Policy:
+    """The policy that ``Policy.as_dict`` described; also as files did that know Gaussian MLPs only.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such description.
+    """
+    arguments = {"kind": MLP.kind, **described}
+    kind = arguments.pop("kind")
+    if kind != MLP.kind:
+        raise ValueError(f"policy is {kind!r}; it must be {MLP.kind}")
+    arguments["hidden_sizes"] = tuple(arguments["hidden_sizes"])
+    if "head" in arguments:
+        return MLP(**{**arguments, "head": make_head(arguments["head"])})
+    return MLP.gaussian(**arguments)
+
+
+def _check(path: Path, spec: Policy, arrays: Mapping[str, np.ndarray]) -> None:
     shapes = {name: value.shape for name, value in arrays.items() if not name.startswith(INNER_LR)}
     step_sizes = {n.removeprefix(INNER_LR): v.shape for n, v in arrays.items() if n.startswith(INNER_LR)}
     if shapes != spec.shapes or step_sizes not in ({}, spec.shapes):

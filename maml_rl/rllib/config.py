@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -15,9 +14,10 @@ from maml_rl.envs.naming import find_target, is_own
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.policy import Policy
 from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
+from maml_rl.rllib.policy_builder import Model, build_policy
 from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, reject_unused
 from maml_rl.tools.checks import checked, plain
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
@@ -264,12 +264,17 @@ class MAMLConfig(AlgorithmConfig):
     # --- what the components are built from
 
     def policy_spec(
-        self, observation_space: gymnasium.spaces.Box, action_space: gymnasium.spaces.Box
-    ) -> GaussianMLP:
-        """The policy for an environment's spaces."""
-        return GaussianMLP(
-            observation_size=math.prod(observation_space.shape),
-            action_size=math.prod(action_space.shape),
+        self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
+    ) -> Policy:
+        """The policy for a task family's spaces.
+
+        Raises:
+            ValueError: a field does not fit the spaces.
+        """
+        return build_policy(observation_space, action_space, self._model())
+
+    def _model(self) -> Model:
+        return Model(
             hidden_sizes=self.hidden_sizes,
             activation=self.activation,
             initial_std=self.initial_std,
@@ -315,16 +320,10 @@ class MAMLConfig(AlgorithmConfig):
         return MAMLLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        from maml_rl.rllib.rl_module import GaussianMLPModule
+        from maml_rl.rllib.rl_module import PolicyModule
 
+        learned_inner_lr = self.inner_lr if self.learn_inner_lr else None
         return RLModuleSpec(
-            module_class=GaussianMLPModule,
-            model_config={
-                "hidden_sizes": self.hidden_sizes,
-                "activation": self.activation,
-                "initial_std": self.initial_std,
-                "min_std": self.min_std,
-                "context_size": self.context_size,
-                "learned_inner_lr": self.inner_lr if self.learn_inner_lr else None,
-            },
+            module_class=PolicyModule,
+            model_config={**self._model(), "learned_inner_lr": learned_inner_lr},
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from gymnasium.spaces import Box
 
 from maml_rl.envs import TaskVectorEnv
-from maml_rl.envs.spaces import ActionScale
+from maml_rl.envs.spaces import ActionScale, same_actions
 from maml_rl.learning.guidance import Expert
 from maml_rl.policies.policy_file import PolicyFileError, load_policy, policy_file_in
 
@@ -22,15 +23,19 @@ def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip:
     file = policy_file_in(path)
     policy = load_policy(file)
     features = env.task_features(env.sample_tasks(1, np.random.default_rng(0))[0])
-    expected = (env.single_observation_space.shape[0] + len(features), env.single_action_space.shape[0])
-    found = (policy.spec.observation_size, policy.spec.action_size)
-    if found != expected:
+    actions = env.single_action_space
+    expected = (
+        env.single_observation_space.shape[0] + len(features),
+        same_actions(policy.spec.head, actions),
+    )
+    if (policy.spec.observation_size, True) != expected:
         raise PolicyFileError(
-            f"expert: {file} has {found[0]} inputs and {found[1]} actions; an expert for this environment "
-            f"has {expected[0]} (the observation and the task) and {expected[1]}: train it with --method oracle"
+            f"expert: {file} has {policy.spec.observation_size} inputs and {policy.spec.head}; an expert for "
+            f"this environment has {expected[0]} inputs (the observation and the task) and actions of {actions}: "
+            "train it with --method oracle"
         )
-    if clip and not ActionScale(env.single_action_space).bounded.all():
+    if clip and not (isinstance(actions, Box) and ActionScale(actions).bounded.all()):
         raise PolicyFileError(
-            f"expert_clip is True, but actions of the environment are not bounded: {env.single_action_space}"
+            f"expert_clip is True, but actions of the environment are not bounded numbers: {actions}"
         )
     return Expert(policy.spec, policy.params, std_scale, clip)

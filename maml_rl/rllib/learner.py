@@ -22,10 +22,10 @@ from maml_rl.learning.meta_update import adapt_in_chunks, meta_update
 from maml_rl.learning.ppo import PPO
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import StepResult
-from maml_rl.policies.mlp import Params
+from maml_rl.policies.policy import Params
 from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.dispatch import Block
-from maml_rl.rllib.rl_module import GaussianMLPModule
+from maml_rl.rllib.rl_module import PolicyModule
 from maml_rl.tools.threads import threads_over_chunks
 
 MODULE = "default_policy"
@@ -106,11 +106,11 @@ class MAMLLearner(TorchLearner):
         raise RuntimeError("MAMLLearner is updated through adapt() and meta_update()")
 
     def rl_module_is_compatible(self, module: RLModule) -> bool:
-        return isinstance(module, GaussianMLPModule)
+        return isinstance(module, PolicyModule)
 
     @property
-    def _rl_module(self) -> GaussianMLPModule:
-        module: GaussianMLPModule = self.module[MODULE]
+    def _rl_module(self) -> PolicyModule:
+        module: PolicyModule = self.module[MODULE]
         return module
 
     def meta_params(self) -> NumpyParams:

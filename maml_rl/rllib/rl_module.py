@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian
+from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian, TorchMultiCategorical
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
-from maml_rl.policies.meta_params import INNER_LR, split_meta_params
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian
+from maml_rl.policies.heads import GaussianHead
+from maml_rl.policies.meta_params import INNER_LR, theta_of
+from maml_rl.policies.policy import Params
+from maml_rl.rllib.policy_builder import build_policy
 
 
-class GaussianMLPModule(TorchRLModule):
-    """Meta-parameters as ``torch.nn.Parameter`` under the names of ``GaussianMLP.shapes``.
+class PolicyModule(TorchRLModule):
+    """Meta-parameters as ``torch.nn.Parameter`` under the names of ``Policy.shapes``.
 
     The learner reads and writes them as values (``meta_params`` / ``set_meta_params``); the forward methods
-    serve RLlib's tools, which expect action-distribution inputs. Actions are in policy units: [-1, 1] per
-    dimension stands for the whole action box.
+    serve RLlib's tools, which expect action-distribution inputs. Actions in bounded boxes are in policy units:
+    [-1, 1] per dimension stands for the whole box. Bits are categories 0 and 1, which RLlib has a distribution for.
     """
 
     def setup(self) -> None:
         config = dict(self.model_config)
         learned_inner_lr = config.pop("learned_inner_lr")
-        self.spec = GaussianMLP(
-            observation_size=math.prod(self.observation_space.shape),
-            action_size=math.prod(self.action_space.shape),
-            **config,
-        )
+        self.spec = build_policy(self.observation_space, self.action_space, config)  # type: ignore[arg-type]
         self._names: dict[str, str] = {}
         for name, shape in self.spec.shapes.items():
             self._register(name, torch.zeros(shape))
             if learned_inner_lr is not None:
                 self._register(INNER_LR + name, torch.full(shape, learned_inner_lr))
-        self.action_dist_cls = TorchDiagGaussian
+        head = self.spec.head
+        self.action_dist_cls: Any = TorchDiagGaussian
+        if not isinstance(head, GaussianHead):
+            counts = getattr(head, "counts", [2] * head.action_size)
+            self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=list(counts))
 
     def _register(self, name: str, value: Tensor) -> None:
         self._names[name] = name.replace(".", "/")  # torch allows no dot in the name of a parameter
@@ -53,8 +55,17 @@ class GaussianMLPModule(TorchRLModule):
                 getattr(self, self._names[name]).copy_(value)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        theta, _ = split_meta_params(self.meta_params(), 0.0)
-        stacked = {name: value[None] for name, value in theta.items()}
+        stacked = {name: value[None] for name, value in theta_of(self.meta_params()).items()}
         policy = self.spec(stacked, batch[Columns.OBS].flatten(1).float()[None])
-        log_std = policy.log_std.expand_as(policy.mean[0])
-        return {Columns.ACTION_DIST_INPUTS: torch.cat([policy.mean[0], log_std], dim=-1)}
+        return {Columns.ACTION_DIST_INPUTS: _inputs(policy)}
+
+
+def _inputs(policy: Distribution) -> Tensor:
+    """What RLlib's distributions are made from, of one task."""
+    if isinstance(policy, Gaussian):
+        return torch.cat([policy.mean[0], policy.log_std.expand_as(policy.mean[0])], dim=-1)
+    if isinstance(policy, Bernoulli):
+        logits = policy.logits[0]
+        return torch.stack([torch.zeros_like(logits), logits], dim=-1).flatten(-2)
+    assert isinstance(policy, Categorical)
+    return policy.logits[0]

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.learning.meta_update import HVPS
-from maml_rl.policies.mlp import ACTIVATIONS
+from maml_rl.policies.mlp import WRITTEN_OUT as ACTIVATIONS
 from maml_rl.tools.checks import (
     BOOL,
     COUNT,

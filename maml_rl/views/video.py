@@ -19,10 +19,11 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.offscreen import wanted_backend
 from maml_rl.envs.rollout import Phase, State, rollout, stream
+from maml_rl.envs.spaces import misfit
 from maml_rl.experiments.evaluation import adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.meta_learner import Params
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.policy import Policy
 from maml_rl.tools.run_directory import check_output
 from maml_rl.tools.time_limit import time_limit
 
@@ -151,10 +152,8 @@ def _camera_env(held_out: HeldOut, size: tuple[int, int] | None) -> TaskVectorEn
     env = make_task_env(info["env"], 1, info["horizon"], info["env_config"], render_mode="rgb_array")
     if size is not None:
         env.render_size = size
-    has = (spec.observation_size, spec.action_size)
-    needs = (env.single_observation_space.shape[0], env.single_action_space.shape[0])
-    if has != needs:
-        raise VideoError(f"the policy has (observations, actions) = {has}, but {info['env']} needs {needs}")
+    if why := misfit(spec, env):
+        raise VideoError(f"{info['env']}: {why}")
     return env
 
 
@@ -198,7 +197,7 @@ def frame_rate(real_time: float, fps: float | None, suffix: str) -> tuple[int, f
 def film_episode(
     env: TaskVectorEnv,
     task: Any,
-    spec: GaussianMLP,
+    spec: Policy,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
     stride: int = 1,

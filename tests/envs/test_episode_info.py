@@ -16,9 +16,9 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.episode_info import EpisodeInfo, mean_over_tasks
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.run import Run
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
-SPEC = GaussianMLP(1, 1, hidden_sizes=(4,))
+SPEC = MLP.gaussian(1, 1, hidden_sizes=(4,))
 PARAMS = {name: value.numpy() for name, value in SPEC.init_params(0).items()}
 
 

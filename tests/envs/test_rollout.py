@@ -13,10 +13,10 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import Phase, State, Step, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
-from maml_rl.policies.mlp import LOG_STD, GaussianMLP
-from maml_rl.policies.numpy_mlp import NumpyPolicy
+from maml_rl.policies.heads import LOG_STD
+from maml_rl.policies.mlp import MLP
 
-SPEC = GaussianMLP(observation_size=2, action_size=2, hidden_sizes=(8,))
+SPEC = MLP.gaussian(observation_size=2, action_size=2, hidden_sizes=(8,))
 FIELDS = ("observations", "actions", "rewards", "lengths")
 
 
@@ -129,7 +129,7 @@ def test_actions_are_the_policys_mean_plus_scaled_standard_normal_noise() -> Non
     data = run(episodes=200, horizon=20, params=params)
     valid = np.arange(20) < data.lengths[:, None]
     observations = data.observations[valid]
-    means = NumpyPolicy(SPEC, params, len(observations)).mean(observations)
+    means = SPEC.actor(params, len(observations))(observations)
     noise = (data.actions[valid] - means) / 0.3
     assert abs(noise.mean()) < 0.06  # more than four standard errors of some 8,000 draws
     assert noise.std() == pytest.approx(1, abs=0.04)
@@ -207,7 +207,7 @@ def test_values_that_are_not_finite_are_named(field: str, bad: float) -> None:
 def test_observers_see_every_state_and_the_step_that_led_there() -> None:
     """From what they see the trajectories can be put together again."""
     env = make_task_env("user_envs:Telling", 3, 4)
-    spec = GaussianMLP(1, 1, hidden_sizes=(4,))
+    spec = MLP.gaussian(1, 1, hidden_sizes=(4,))
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     seen: list[State] = []
 
@@ -232,7 +232,7 @@ def test_observers_see_every_state_and_the_step_that_led_there() -> None:
 
 def test_observers_are_told_which_episodes_ended_and_how() -> None:
     env = make_task_env("user_envs:Telling", 2, 9)  # which ends after five steps by itself
-    spec = GaussianMLP(1, 1, hidden_sizes=(4,))
+    spec = MLP.gaussian(1, 1, hidden_sizes=(4,))
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     ended: list[bool] = []
     rollout(
@@ -257,7 +257,7 @@ def test_the_room_a_rollout_begins_with_changes_nothing(room: int, monkeypatch: 
 def test_memory_follows_the_steps_and_not_the_horizon() -> None:
     """Room for a billion steps would not be found."""
     env = make_task_env("user_envs:Reach", 2, 10**9)
-    spec = GaussianMLP(1, 1, hidden_sizes=(4,), initial_std=3.0)
+    spec = MLP.gaussian(1, 1, hidden_sizes=(4,), initial_std=3.0)
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     data = rollout(env, 0.5, spec, params, stream(0, 0))
     assert data.rewards.shape[1] == data.lengths.max() < 10_000

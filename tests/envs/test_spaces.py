@@ -14,7 +14,7 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.envs.spaces import ActionScale, FlatActions, FlatObservations
 from maml_rl.envs.statefulness import find_memory
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy_file import PolicyFileError
 from maml_rl.rllib.expert import load_expert
 
@@ -95,7 +95,7 @@ def test_actions_take_the_shape_and_type_of_their_space() -> None:
 def test_rollouts_of_every_space(name: str) -> None:
     env = make_task_env(Found, 2, 5, {"space": name})
     size = env.single_observation_space.shape[0]
-    spec = GaussianMLP(size, 2, hidden_sizes=(4,))
+    spec = MLP.gaussian(size, 2, hidden_sizes=(4,))
     params = {key: value.numpy() for key, value in spec.init_params(0).items()}
     data = rollout(env, 0.5, spec, params, stream(0, 0))
     assert data.observations.shape == (2, 5, size)
@@ -105,7 +105,7 @@ def test_rollouts_of_every_space(name: str) -> None:
 
 
 def test_actions_far_out_reach_an_environment_without_bounds() -> None:
-    spec = GaussianMLP(3, 2, hidden_sizes=(4,))
+    spec = MLP.gaussian(3, 2, hidden_sizes=(4,))
     params = {key: value.numpy() for key, value in spec.init_params(0).items()}
     params["mean.bias"] = np.array([50, -30], np.float32)
     unbounded, bounded = (

@@ -13,12 +13,12 @@ from user_envs import Many
 from maml_rl.envs import UserEnvError, make_task_env
 from maml_rl.envs.episode_info import EpisodeInfo
 from maml_rl.envs.rollout import rollout, stream
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 
 def episodes(env: Any, task: float, horizon: int, **env_config: Any) -> tuple[Any, dict[str, float]]:
     made = make_task_env(env, 3, horizon, env_config)
-    spec = GaussianMLP(made.single_observation_space.shape[0], 2 if "space" in env_config else 1, (4,))
+    spec = MLP.gaussian(made.single_observation_space.shape[0], 2 if "space" in env_config else 1, (4,))
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     told = EpisodeInfo(made)
     data = rollout(made, task, spec, params, stream(0, 1), told)

@@ -17,9 +17,10 @@ from maml_rl.experiments import evaluation
 from maml_rl.experiments.evaluation import AdaptationResult, Protocol, adaptation, evaluate, markdown_table
 from maml_rl.experiments.parallel_evaluation import evaluate_in_parallel
 from maml_rl.policies.meta_params import INNER_LR
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params
 
-SPEC = GaussianMLP(2, 2, hidden_sizes=(8, 8))
+SPEC = MLP.gaussian(2, 2, hidden_sizes=(8, 8))
 
 
 make_env = partial(make_task_env, "maml_rl/PointNav-v0", 3, 10)

@@ -22,10 +22,11 @@ from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.run import POLICY_FIELDS
 from maml_rl.learning.batch import make_samples
 from maml_rl.policies.meta_params import INNER_LR
-from maml_rl.policies.mlp import CONTEXT, GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import CONTEXT, Params
 from maml_rl.policies.policy_file import PolicyFile
 
-SPEC = GaussianMLP(2, 2, hidden_sizes=(4,))
+SPEC = MLP.gaussian(2, 2, hidden_sizes=(4,))
 GOALS = np.random.RandomState(1).uniform(-0.5, 0.5, (6, 2))
 """More than are adapted in one batch."""
 
@@ -34,7 +35,7 @@ def env(episodes: int = 3) -> PointNav:
     return PointNav(episodes, max_episode_steps=8, autoreset_mode="Disabled")
 
 
-def theta(spec: GaussianMLP = SPEC) -> Params:
+def theta(spec: MLP = SPEC) -> Params:
     return random_params(spec, dtype=torch.float32)
 
 

@@ -18,7 +18,7 @@ from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.experiments.evaluation import evaluate
 from maml_rl.experiments.held_out import HeldOut
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy_file import PolicyFile
 from maml_rl.views.video import film_episode
 
@@ -106,7 +106,7 @@ def trained(algorithms: Algorithms, seed: int, **settings: Any) -> Record:
 
 def measured(seed: int, method: str = "maml") -> Record:
     """What an evaluation of two drawn tasks asks for, and a video."""
-    spec = GaussianMLP(2, 2, hidden_sizes=(4,))
+    spec = MLP.gaussian(2, 2, hidden_sizes=(4,))
     info: dict[str, Any] = {"preset": "point-nav", "method": method, "env": "maml_rl/PointNav-v0"}
     info |= {"env_config": {}, "horizon": 6, "inner_lr": 0.1, "gamma": 0.9, "gae_lambda": 0.9}
     policy = PolicyFile(spec, spec.init_params(0), info | {"baseline_ridge": 0.1, "iteration": 1})
@@ -201,7 +201,7 @@ def test_nothing_is_drawn_from_generators_that_others_share(algorithms: Algorith
 def test_copies_start_apart_from_each_other_and_from_the_noise() -> None:
     with recording() as record:
         env = make_task_env("maml_rl/HalfCheetahVel-v0", 4, 2)
-        spec = GaussianMLP(20, 6, hidden_sizes=(3,))
+        spec = MLP.gaussian(20, 6, hidden_sizes=(3,))
         params = {name: value.numpy() for name, value in spec.init_params(0).items()}
         trajectories = rollout(env, 1.0, spec, params, stream(0, 9))
     assert len(record.states) == 5

@@ -127,7 +127,11 @@ def test_the_policy_file_says_how_it_was_trained(run: Run) -> None:
     assert set(POLICY_FIELDS) <= set(policy.info)
     assert (policy.info["preset"], policy.info["method"]) == ("point-nav", "maml")
     assert policy.info["env"] == "maml_rl/PointNav-v0"
-    assert (policy.spec.hidden_sizes, policy.spec.activation, policy.spec.min_std) == ((4,), "tanh", 0.02)
+    assert (policy.spec.hidden_sizes, policy.spec.activation, policy.spec.head.min_std) == (
+        (4,),
+        "tanh",
+        0.02,
+    )
     protocol = HeldOut(policy).protocol
     for name in ("inner_lr", "gamma", "gae_lambda", "baseline_ridge"):
         assert getattr(protocol, name) == SETTINGS[name]

@@ -16,7 +16,7 @@ from maml_rl.learning.advantages import (
     linear_feature_baseline,
     standardize,
 )
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 DOUBLE = torch.float64
 
@@ -261,7 +261,7 @@ def test_data_that_are_not_finite_give_nan_for_that_task_alone() -> None:
 def test_fit_on_the_ants_early_terminations() -> None:
     # 254 features, episodes that end anywhere between a few steps and the horizon.
     env = make_task_env("maml_rl/AntVel-v0", 20, 100)
-    spec = GaussianMLP(125, 8, initial_std=3.0)
+    spec = MLP.gaussian(125, 8, initial_std=3.0)
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     episodes = rollout(env, np.array(1.0), spec, params, stream(0, 1))
     lengths = torch.from_numpy(episodes.lengths)

@@ -13,8 +13,9 @@ from helpers import (
 )
 
 from maml_rl.learning.curvature import ChunkCurvature
-from maml_rl.policies.mlp import LOG_STD, GaussianMLP
-from maml_rl.policies.mlp_derivatives import Scratch
+from maml_rl.policies.heads import LOG_STD
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Scratch
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -22,7 +23,7 @@ from maml_rl.policies.mlp_derivatives import Scratch
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("spec", NETWORKS)
 def test_gradient_and_exact_product_are_those_of_double_backward(
-    spec: GaussianMLP, steps: int, learned: bool, first_order: bool
+    spec: MLP, steps: int, learned: bool, first_order: bool
 ) -> None:
     case = Case(spec, steps=steps, learned=learned, first_order=first_order)
     gradient, product = case.reference()
@@ -62,9 +63,7 @@ def test_pull_back_is_the_transpose_of_the_adaptations_jacobian(steps: int, lear
 
 @pytest.mark.parametrize("spec", NETWORKS)
 @pytest.mark.parametrize("learned", [False, True])
-def test_exact_product_is_linear_symmetric_and_positive_semidefinite(
-    spec: GaussianMLP, learned: bool
-) -> None:
+def test_exact_product_is_linear_symmetric_and_positive_semidefinite(spec: MLP, learned: bool) -> None:
     case = Case(spec, learned=learned)
     like = case.blocks(case.meta_params)
     for seed in range(3):

@@ -17,8 +17,9 @@ from helpers import (
 
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_update import MetaUpdateSettings
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Network, Scratch, to_blocks
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.mlp_derivatives import MLPNetwork
+from maml_rl.policies.policy import Scratch, to_blocks
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -64,7 +65,7 @@ class Batch:
     """Samples of a float32 policy at its initialisation, on point navigation."""
 
     def __init__(self, activation: str, episodes: int, seed: int) -> None:
-        self.spec = GaussianMLP(2, 2, activation=activation)
+        self.spec = MLP.gaussian(2, 2, activation=activation)
         params = self.spec.init_params(seed)
         self.meta = to_blocks(self.spec, params)
         self.pre, self.post = point_nav_samples(
@@ -97,10 +98,10 @@ def test_where_units_may_switch_the_difference_is_no_curvature(monkeypatch: pyte
     step = MetaUpdateSettings(inner_lr=0.1).hvp_step / float(flat(v).norm())
     exact = frozen.exact_product(v)
     assert relative_error(frozen.finite_difference_product(v, step), exact) < 1e-4
-    init = Network.__init__
+    init = MLPNetwork.__init__
 
-    def without_pattern(*args: Any, pattern: Network | None = None, **kwargs: Any) -> None:
+    def without_pattern(*args: Any, pattern: MLPNetwork | None = None, **kwargs: Any) -> None:
         init(*args, **kwargs)
 
-    monkeypatch.setattr(Network, "__init__", without_pattern)
+    monkeypatch.setattr(MLPNetwork, "__init__", without_pattern)
     assert relative_error(batch.curvature(DOUBLE).finite_difference_product(v, step), exact) > 0.1

@@ -23,15 +23,16 @@ from maml_rl.learning.losses import imitation_and_kl, surrogate_and_kl
 from maml_rl.learning.meta_learner import stack_params
 from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import LOG_STD, GaussianMLP, Params
-from maml_rl.policies.mlp_derivatives import Scratch, to_blocks
+from maml_rl.policies.heads import LOG_STD
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params, Scratch, to_blocks
 from maml_rl.policies.policy_file import PolicyFileError, save_policy
 from maml_rl.rllib.expert import load_expert
 
 SPEC = small_spec()
 COUNTS = [4, 7]
 EXPERT_LOG_STD = torch.tensor([0.3, -0.5, 0.1], dtype=torch.double)
-EXPERT_SPEC = GaussianMLP(observation_size=4, action_size=2, hidden_sizes=(4,))
+EXPERT_SPEC = MLP.gaussian(observation_size=4, action_size=2, hidden_sizes=(4,))
 
 
 # --- the loss
@@ -41,7 +42,7 @@ def test_imitation_loss_by_brute_force() -> None:
     samples = random_samples(SPEC, COUNTS)
     params, old_params = random_params(SPEC, 0), random_params(SPEC, 1)
     policy, old = (SPEC(stack_params(p, 2), samples.observations) for p in (params, old_params))
-    loss, kl = imitation_and_kl(EXPERT_LOG_STD)(policy, old, samples)
+    loss, kl = imitation_and_kl([EXPERT_LOG_STD])(policy, old, samples)
     for task in range(2):
         observations, shown, _ = valid_samples(samples, task)
         total = 0.0
@@ -67,7 +68,7 @@ def test_imitation_loss_known_answers() -> None:
 
 
 def test_gradient_of_the_imitation_loss_is_that_of_autograd() -> None:
-    outer_loss = imitation_and_kl(EXPERT_LOG_STD)
+    outer_loss = imitation_and_kl([EXPERT_LOG_STD])
     params = {name: value.requires_grad_() for name, value in random_params(SPEC).items()}
     pre, post = random_samples(SPEC, COUNTS, 1), random_samples(SPEC, COUNTS, 2)
     policy = SPEC(adapt_policy(SPEC, params, [pre], 0.3), post.observations)
@@ -107,7 +108,7 @@ def expert_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_expert_sees_each_tasks_own_features() -> None:
-    spec = GaussianMLP(observation_size=2, action_size=2)
+    spec = MLP.gaussian(observation_size=2, action_size=2)
     samples = random_samples(spec, [3, 5], dtype=torch.float32)
     goals = np.array([[0.1, 0.2], [-0.4, 0.3]])
     expert = Expert(EXPERT_SPEC, goal_seeker(), std_scale=0.5)

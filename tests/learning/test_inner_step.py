@@ -25,22 +25,22 @@ from helpers import (
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.curvature import InnerStep
 from maml_rl.learning.losses import policy_gradient_loss
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Scratch
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Blocks, Scratch
 
 
-def inner_gradient(spec: GaussianMLP, blocks: Blocks, samples: Samples) -> Blocks:
+def inner_gradient(spec: MLP, blocks: Blocks, samples: Samples) -> Blocks:
     loss = policy_gradient_loss(network_outputs(spec, blocks, samples.observations), samples).sum()
     return list(torch.autograd.grad(loss, blocks, create_graph=True))
 
 
-def inner_lr_blocks(spec: GaussianMLP) -> Blocks:
+def inner_lr_blocks(spec: MLP) -> Blocks:
     return meta_blocks(spec, random_params(spec) | random_inner_lr(spec))[len(spec.shapes) :]
 
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_inner_step_gradient_and_adapted_blocks(spec: GaussianMLP, keep: bool) -> None:
+def test_inner_step_gradient_and_adapted_blocks(spec: MLP, keep: bool) -> None:
     blocks = [b.requires_grad_() for b in task_blocks(spec)]
     samples = random_samples(spec, COUNTS)
     expected = [g.detach() for g in inner_gradient(spec, blocks, samples)]
@@ -54,7 +54,7 @@ def test_inner_step_gradient_and_adapted_blocks(spec: GaussianMLP, keep: bool) -
 
 
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_inner_hessian_product(spec: GaussianMLP) -> None:
+def test_inner_hessian_product(spec: MLP) -> None:
     blocks = [b.requires_grad_() for b in task_blocks(spec)]
     samples = random_samples(spec, COUNTS)
     v = random_blocks(blocks, 1)
@@ -65,7 +65,7 @@ def test_inner_hessian_product(spec: GaussianMLP) -> None:
 
 @pytest.mark.parametrize("spec", NETWORKS)
 @pytest.mark.parametrize("learned", [False, True])
-def test_inner_step_jacobian_and_its_transpose(spec: GaussianMLP, learned: bool) -> None:
+def test_inner_step_jacobian_and_its_transpose(spec: MLP, learned: bool) -> None:
     blocks, samples = task_blocks(spec), random_samples(spec, COUNTS)
     inner_lr = inner_lr_blocks(spec) if learned else INNER_LR
     step = InnerStep(spec, blocks, samples, inner_lr, Scratch())

@@ -13,7 +13,7 @@ from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import policy_gradient_loss, surrogate_and_kl
 from maml_rl.learning.meta_learner import Params, stack_params
 from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 SPEC = small_spec()
 COUNTS = [4, 7]
@@ -27,7 +27,7 @@ def stacked(params: list[Params]) -> Params:
     return {name: torch.stack([p[name] for p in params]) for name in params[0]}
 
 
-def policies(samples: Samples, spec: GaussianMLP = SPEC) -> tuple[Gaussian, Gaussian]:
+def policies(samples: Samples, spec: MLP = SPEC) -> tuple[Gaussian, Gaussian]:
     new, old = (spec(stacked(task_params(seed)), samples.observations) for seed in (0, 10))
     return new, old
 

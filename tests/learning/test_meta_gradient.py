@@ -18,7 +18,7 @@ from maml_rl.learning.meta_learner import Params
 from maml_rl.learning.meta_update import (
     adapt_policy,
 )
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -44,7 +44,7 @@ def test_gradient_by_finite_differences_of_the_whole_objective(
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("spec", [small_spec(context_size=2)])
-def test_with_a_context_only_the_context_is_adapted(spec: GaussianMLP, steps: int) -> None:
+def test_with_a_context_only_the_context_is_adapted(spec: MLP, steps: int) -> None:
     problem = Problem(spec=spec, steps=steps)
     adapted = adapt_policy(spec, problem.meta_params, problem.pre, 0.3)
     for name, value in problem.meta_params.items():
@@ -59,7 +59,7 @@ def test_with_a_context_only_the_context_is_adapted(spec: GaussianMLP, steps: in
 @pytest.mark.parametrize("spec", [small_spec(), small_spec(context_size=2)])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
-def test_gradient_and_product_of_every_kind_of_policy(spec: GaussianMLP, steps: int, hvp: str) -> None:
+def test_gradient_and_product_of_every_kind_of_policy(spec: MLP, steps: int, hvp: str) -> None:
     # Without an inner step the objective is that of plain TRPO on the post data.
     problem = Problem(spec=spec, steps=steps, hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
     objective = problem.objective()

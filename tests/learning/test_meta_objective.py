@@ -26,12 +26,13 @@ from maml_rl.policies.meta_params import INNER_LR, split_meta_params
 def test_fixed_and_learned_step_sizes_are_told_apart() -> None:
     spec = small_spec()
     theta = random_params(spec)
-    assert split_meta_params(theta, 0.3) == (theta, 0.3)
-    with_context = random_params(small_spec(context_size=2))
-    _, inner_lr = split_meta_params(with_context, 0.3)
+    assert split_meta_params(spec, theta, 0.3) == (theta, 0.3)
+    context_spec = small_spec(context_size=2)
+    with_context = random_params(context_spec)
+    _, inner_lr = split_meta_params(context_spec, with_context, 0.3)
     assert inner_lr == {name: 0.3 if name == "context" else 0.0 for name in with_context}
     learned = random_inner_lr(spec)
-    parameters, inner_lr = split_meta_params(theta | learned, 0.3)
+    parameters, inner_lr = split_meta_params(spec, theta | learned, 0.3)
     assert parameters == theta
     assert not isinstance(inner_lr, float)
     assert {INNER_LR + name: value for name, value in inner_lr.items()} == learned

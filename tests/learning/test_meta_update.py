@@ -19,7 +19,7 @@ from maml_rl.learning.meta_update import (
 )
 from maml_rl.learning.trpo import LineSearch
 from maml_rl.policies.meta_params import INNER_LR
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 
 @pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
@@ -118,7 +118,7 @@ def test_any_network_shape(hidden_sizes: tuple[int, ...], activation: str) -> No
 @pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
 def test_update_on_real_data(hvp: str) -> None:
     # The paper's network and settings, on fewer tasks and shorter episodes.
-    spec = GaussianMLP(2, 2)
+    spec = MLP.gaussian(2, 2)
     params = spec.init_params(0)
     pre, post = point_nav_samples(spec, params, tasks=4, episodes=10, horizon=40, inner_lr=0.1, seed=0)
     settings = MetaUpdateSettings(inner_lr=0.1, hvp=hvp)

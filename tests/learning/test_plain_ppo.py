@@ -28,7 +28,7 @@ from maml_rl.learning.losses import clipped_surrogate_and_kl
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch
-from maml_rl.policies.mlp import Params
+from maml_rl.policies.policy import Params
 
 SPEC = small_spec()
 CLIP = 0.05

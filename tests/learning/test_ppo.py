@@ -25,10 +25,11 @@ from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch, StepResult
 from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params
 from maml_rl.rllib.learner import NonFiniteError
 
-SPEC = GaussianMLP(observation_size=3, action_size=2, hidden_sizes=(8,), initial_std=0.5)
+SPEC = MLP.gaussian(observation_size=3, action_size=2, hidden_sizes=(8,), initial_std=0.5)
 SETTINGS = PPOSettings(num_epochs=4, minibatch_size=50, max_kl=10.0)
 LOSS = clipped_surrogate_and_kl(0.2)
 

@@ -24,9 +24,8 @@ from torch import Tensor
 
 from maml_rl.learning.curvature import InnerStep
 from maml_rl.learning.meta_learner import stack_params
-from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Network, Scratch, from_blocks, to_blocks
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Blocks, Network, Scratch, from_blocks, to_blocks
 
 # --- blocks
 
@@ -42,21 +41,19 @@ def test_blocks_and_back(stacked: bool) -> None:
         assert torch.equal(again[name], value)
 
 
-def network_vjp(spec: GaussianMLP, blocks: Blocks, observations: Tensor, cotangents: Gaussian) -> Blocks:
+def network_vjp(spec: MLP, blocks: Blocks, observations: Tensor, cotangents: Blocks) -> Blocks:
     blocks = [b if b.requires_grad else b.clone().requires_grad_() for b in blocks]
     outputs = network_outputs(spec, blocks, observations)
     return list(torch.autograd.grad(outputs, blocks, cotangents, create_graph=True))
 
 
-def make_network(
-    spec: GaussianMLP, blocks: Blocks, *, keep: bool = True, seed: int = 0
-) -> tuple[Network, Tensor]:
+def make_network(spec: MLP, blocks: Blocks, *, keep: bool = True, seed: int = 0) -> tuple[Network, Tensor]:
     observations = random_samples(spec, COUNTS, seed).observations
-    return Network(spec, blocks, observations, Scratch(), keep=keep), observations
+    return spec.network(blocks, observations, Scratch(), keep=keep), observations
 
 
-def random_outputs(network: Network, seed: int) -> Gaussian:
-    return Gaussian(*random_blocks(list(network.outputs), seed))
+def random_outputs(network: Network, seed: int) -> Blocks:
+    return random_blocks(list(network.outputs.parts), seed)
 
 
 # --- the network
@@ -64,19 +61,19 @@ def random_outputs(network: Network, seed: int) -> Gaussian:
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_network_outputs(spec: GaussianMLP, keep: bool) -> None:
+def test_network_outputs(spec: MLP, keep: bool) -> None:
     blocks = task_blocks(spec)
     network, observations = make_network(spec, blocks, keep=keep)
-    assert relative_error(network.outputs, network_outputs(spec, blocks, observations)) < EXACT
+    assert relative_error(network.outputs.parts, network_outputs(spec, blocks, observations)) < EXACT
 
 
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_network_jvp(spec: GaussianMLP) -> None:
+def test_network_jvp(spec: MLP) -> None:
     blocks = task_blocks(spec)
     network, observations = make_network(spec, blocks)
     tangents = random_blocks(blocks, 1)
     # The transpose of the transpose: differentiate <c, vjp(c)> in c, which is linear, by autograd.
-    cotangents = Gaussian(*(torch.zeros_like(x, requires_grad=True) for x in network.outputs))
+    cotangents = [torch.zeros_like(x, requires_grad=True) for x in network.outputs.parts]
     pulled = network_vjp(spec, blocks, observations, cotangents)
     expected = torch.autograd.grad(pulled, cotangents, tangents)
     assert relative_error(network.jvp(tangents), expected) < EXACT
@@ -84,7 +81,7 @@ def test_network_jvp(spec: GaussianMLP) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_network_vjp(spec: GaussianMLP, keep: bool) -> None:
+def test_network_vjp(spec: MLP, keep: bool) -> None:
     blocks = task_blocks(spec)
     network, observations = make_network(spec, blocks, keep=keep)
     cotangents = random_outputs(network, 1)
@@ -93,14 +90,14 @@ def test_network_vjp(spec: GaussianMLP, keep: bool) -> None:
 
 
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_network_second_vjp(spec: GaussianMLP) -> None:
+def test_network_second_vjp(spec: MLP) -> None:
     blocks = [b.requires_grad_() for b in task_blocks(spec)]
     network, observations = make_network(spec, [b.detach() for b in blocks])
     tangents, cotangents = random_blocks(blocks, 1), random_outputs(network, 2)
     moved = random_outputs(network, 3)
 
     # Directional derivative of vjp(blocks, cotangents) along (tangents, moved), by double backward.
-    live = Gaussian(*(x.requires_grad_() for x in cotangents))
+    live = [x.requires_grad_() for x in cotangents]
     pulled = network_vjp(spec, blocks, observations, live)
     probe = [torch.zeros_like(x, requires_grad=True) for x in pulled]
     transposed = torch.autograd.grad(
@@ -108,13 +105,13 @@ def test_network_second_vjp(spec: GaussianMLP) -> None:
     )
     expected = torch.autograd.grad(transposed, probe, [*tangents, *moved], materialize_grads=True)
 
-    network.vjp(cotangents.detach(), keep_errors=True)
+    network.vjp([x.detach() for x in cotangents], keep_errors=True)
     network.jvp(tangents)
     assert relative_error(network.second_vjp(tangents, moved), expected) < EXACT
 
 
 @pytest.mark.parametrize("spec", NETWORKS)
-def test_products_repeat_although_work_arrays_are_reused(spec: GaussianMLP) -> None:
+def test_products_repeat_although_work_arrays_are_reused(spec: MLP) -> None:
     blocks = task_blocks(spec)
     samples = random_samples(spec, COUNTS)
     step = InnerStep(spec, blocks, samples, INNER_LR, Scratch())

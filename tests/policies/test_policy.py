@@ -12,11 +12,11 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from maml_rl.learning.meta_learner import stack_params
 from maml_rl.policies.distributions import Gaussian
-from maml_rl.policies.mlp import LOG_STD, GaussianMLP
-from maml_rl.policies.numpy_mlp import NumpyPolicy
+from maml_rl.policies.heads import LOG_STD
+from maml_rl.policies.mlp import MLP
 
 
-def sequential(spec: GaussianMLP, params: dict[str, torch.Tensor]) -> torch.nn.Sequential:
+def sequential(spec: MLP, params: dict[str, torch.Tensor]) -> torch.nn.Sequential:
     """The policy's mean as an ordinary module, with the same weights."""
     activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[spec.activation]
     modules: list[torch.nn.Module] = []
@@ -60,10 +60,12 @@ def test_numpy_form_is_the_torch_form(activation: str, hidden_sizes: tuple[int, 
     params = random_params(spec, dtype=torch.float32)
     observations = torch.randn(1, 9, spec.observation_size)
     expected = spec(stack_params(params, 1), observations)
-    policy = NumpyPolicy(spec, numpy_params(params), batch_size=9)
-    np.testing.assert_allclose(policy.mean(observations[0].numpy()), expected.mean[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(policy.std, expected.log_std[0].exp(), rtol=1e-6)
-    assert policy.std.dtype == np.float32
+    arrays = numpy_params(params)
+    actor = spec.actor(arrays, 9)
+    np.testing.assert_allclose(actor(observations[0].numpy()), expected.mean[0], rtol=1e-4, atol=1e-5)
+    std = spec.head.std(arrays)
+    np.testing.assert_allclose(std, expected.log_std[0].exp(), rtol=1e-6)
+    assert std.dtype == np.float32
 
 
 def test_relu_and_tanh_differ_in_both_forms() -> None:
@@ -74,9 +76,7 @@ def test_relu_and_tanh_differ_in_both_forms() -> None:
     assert not torch.allclose(relu(stacked, observations).mean, tanh(stacked, observations).mean, atol=1e-3)
     arrays = numpy_params(params)
     x = observations[0].numpy()
-    assert not np.allclose(
-        NumpyPolicy(relu, arrays, 4).mean(x), NumpyPolicy(tanh, arrays, 4).mean(x), atol=1e-3
-    )
+    assert not np.allclose(relu.actor(arrays, 4)(x), tanh.actor(arrays, 4)(x), atol=1e-3)
 
 
 def test_each_task_uses_its_own_parameters() -> None:
@@ -96,7 +96,7 @@ def test_inference_does_not_change_the_parameters() -> None:
     spec = small_spec(activation="relu")
     arrays = numpy_params(random_params(spec))
     before = {name: value.copy() for name, value in arrays.items()}
-    NumpyPolicy(spec, arrays, 3).mean(np.ones((3, spec.observation_size), np.float32))
+    spec.actor(arrays, 3)(np.ones((3, spec.observation_size), np.float32))
     for name, value in arrays.items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -143,7 +143,7 @@ def test_detach_cuts_the_graph() -> None:
 
 
 def test_initialisation() -> None:
-    spec = GaussianMLP(observation_size=4, action_size=2, hidden_sizes=(100, 50), initial_std=0.5)
+    spec = MLP.gaussian(observation_size=4, action_size=2, hidden_sizes=(100, 50), initial_std=0.5)
     params = spec.init_params(0)
     assert {name: tuple(value.shape) for name, value in params.items()} == spec.shapes
     for name in spec.layers:
@@ -159,8 +159,8 @@ def test_initialisation() -> None:
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    spec = GaussianMLP(2, 2)
-    assert (spec.hidden_sizes, spec.activation, spec.initial_std, spec.min_std) == (
+    spec = MLP.gaussian(2, 2)
+    assert (spec.hidden_sizes, spec.activation, spec.head.initial_std, spec.head.min_std) == (
         (100, 100),
         "relu",
         1.0,
@@ -188,9 +188,9 @@ def test_standard_deviation_never_falls_below_the_minimum() -> None:
     expected = [0.1, 1.0, 0.2]
     policy = spec(stack_params(params, 1), torch.zeros(1, 1, 2))
     np.testing.assert_allclose(policy.log_std.exp()[0], expected, rtol=1e-5)
-    np.testing.assert_allclose(NumpyPolicy(spec, numpy_params(params), 1).std, expected, rtol=1e-5)
+    np.testing.assert_allclose(spec.head.std(numpy_params(params)), expected, rtol=1e-5)
 
 
 def test_unknown_activation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"activation is 'swish'; allowed: relu, tanh"):
-        GaussianMLP(2, 2, activation="swish")
+        MLP.gaussian(2, 2, activation="swish")

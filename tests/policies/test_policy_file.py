@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from maml_rl.policies.meta_params import INNER_LR
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy_file import (
     KIND,
     PRETRAINED,
@@ -22,7 +22,7 @@ from maml_rl.policies.policy_file import (
 from maml_rl.tools.run_directory import RunDirectory, RunError
 from maml_rl.tools.tensor_file import load_tensors, save_tensors
 
-SPEC = GaussianMLP(2, 2, hidden_sizes=(4,), activation="tanh", context_size=1)
+SPEC = MLP.gaussian(2, 2, hidden_sizes=(4,), activation="tanh", context_size=1)
 PARAMS = {name: value.numpy() for name, value in SPEC.init_params(0).items()}
 STEP_SIZES = {INNER_LR + name: np.full_like(value, 0.1) for name, value in PARAMS.items()}
 

@@ -12,7 +12,7 @@ from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import point_nav
 from maml_rl.learning.batch import make_samples
 from maml_rl.learning.meta_update import adapt_policy
-from maml_rl.policies.mlp import Params
+from maml_rl.policies.policy import Params
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -27,7 +27,8 @@ from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_policy, meta_
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import LineSearch, StepResult
-from maml_rl.policies.mlp import GaussianMLP, Params
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Params
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib.dispatch import collect
 from maml_rl.rllib.runner_pool import RunnerPool
@@ -100,8 +101,8 @@ def env_of(s: dict[str, Any]) -> PointNav:
     )
 
 
-def spec_of(s: dict[str, Any]) -> GaussianMLP:
-    return GaussianMLP(
+def spec_of(s: dict[str, Any]) -> MLP:
+    return MLP.gaussian(
         2, 2, s["hidden_sizes"], s["activation"], s["initial_std"], s["min_std"], s.get("context_size", 0)
     )
 
@@ -111,7 +112,7 @@ def samples_of(s: dict[str, Any], data: Sequence[Trajectories]) -> Samples:
     return make_samples(data, gamma=s["gamma"], gae_lambda=s["gae_lambda"], baseline_ridge=ridge)
 
 
-def first_params(s: dict[str, Any], spec: GaussianMLP) -> Params:
+def first_params(s: dict[str, Any], spec: MLP) -> Params:
     params = spec.init_params(number(s["seed"], 1))
     if s.get("learn_inner_lr"):
         params |= {f"inner_lr.{k}": torch.full(v.shape, s["inner_lr"]) for k, v in params.items()}

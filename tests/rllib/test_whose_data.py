@@ -13,7 +13,6 @@ from maml_rl import MAML, MAMLConfig
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
-from maml_rl.policies.numpy_mlp import NumpyPolicy
 from maml_rl.rllib import env_runner
 from maml_rl.rllib.dispatch import Block, collect
 from maml_rl.rllib.runner_pool import RunnerPool
@@ -83,8 +82,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, env: str) -> list[tuple[np.ndarray
 
     def spy(env: Any, task: Any, spec: Any, params: Any, seed: Any) -> Trajectories:
         episodes = original(env, task, spec, params, seed)
-        policy = NumpyPolicy(spec, params, len(episodes.rewards))
-        means = np.stack([policy.mean(o).copy() for o in episodes.observations.swapaxes(0, 1)], axis=1)
+        policy = spec.actor(params, len(episodes.rewards))
+        means = np.stack([policy(o).copy() for o in episodes.observations.swapaxes(0, 1)], axis=1)
         seen.append(((episodes.actions - means) / policy.std, episodes))
         return episodes
 

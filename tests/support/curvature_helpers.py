@@ -20,10 +20,10 @@ from torch import Tensor
 
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params
-from maml_rl.policies.distributions import Gaussian
+from maml_rl.policies.heads import BernoulliHead, CategoricalHead
 from maml_rl.policies.meta_params import split_meta_params
-from maml_rl.policies.mlp import GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, Scratch, from_blocks, to_blocks
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Blocks, Scratch, from_blocks, to_blocks
 
 DOUBLE = torch.float64
 
@@ -40,14 +40,28 @@ EXACT = 1e-10
 INNER_LR = 0.3
 
 
-NETWORKS = [
-    pytest.param(small_spec(activation=activation, hidden_sizes=hidden), id=f"{activation}-{len(hidden)}")
-    for activation in ("relu", "tanh")
-    for hidden in ((), (5,), (5, 4), (4, 6, 5))
-] + [
-    pytest.param(small_spec(activation=activation, context_size=3), id=f"{activation}-context")
-    for activation in ("relu", "tanh")
-]
+NETWORKS = (
+    [
+        pytest.param(small_spec(activation=activation, hidden_sizes=hidden), id=f"{activation}-{len(hidden)}")
+        for activation in ("relu", "tanh")
+        for hidden in ((), (5,), (5, 4), (4, 6, 5))
+    ]
+    + [
+        pytest.param(small_spec(activation=activation, context_size=3), id=f"{activation}-context")
+        for activation in ("relu", "tanh")
+    ]
+    + [
+        pytest.param(
+            small_spec(head=head, activation=activation, context_size=context), id=f"{activation}-{name}"
+        )
+        for activation, name, head, context in (
+            ("tanh", "categorical", CategoricalHead((4,)), 0),
+            ("relu", "categoricals", CategoricalHead((3, 2, 4)), 0),
+            ("tanh", "categoricals-context", CategoricalHead((3, 2, 4)), 3),
+            ("tanh", "bits", BernoulliHead(3), 0),
+        )
+    ]
+)
 
 
 def random_blocks(like: Blocks, seed: int) -> Blocks:
@@ -55,7 +69,7 @@ def random_blocks(like: Blocks, seed: int) -> Blocks:
     return [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in like]
 
 
-def task_blocks(spec: GaussianMLP) -> Blocks:
+def task_blocks(spec: MLP) -> Blocks:
     """Different parameters for each task: a product that mixes tasks must show."""
     params = [random_params(spec, seed) for seed in range(TASKS)]
     return to_blocks(spec, {name: torch.stack([p[name] for p in params]) for name in spec.shapes})
@@ -65,8 +79,8 @@ def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return float(flat(a).dot(flat(b)))
 
 
-def network_outputs(spec: GaussianMLP, blocks: Blocks, observations: Tensor) -> Gaussian:
-    return spec(from_blocks(spec, blocks), observations)
+def network_outputs(spec: MLP, blocks: Blocks, observations: Tensor) -> tuple[Tensor, ...]:
+    return spec(from_blocks(spec, blocks), observations).parts
 
 
 class Case:
@@ -74,7 +88,7 @@ class Case:
 
     def __init__(
         self,
-        spec: GaussianMLP,
+        spec: MLP,
         *,
         steps: int = 1,
         learned: bool = False,
@@ -94,7 +108,7 @@ class Case:
             name: torch.randn(value.shape, generator=generator, dtype=dtype)
             for name, value in self.meta_params.items()
         }
-        _, inner_lr = split_meta_params(self.meta_params, INNER_LR)
+        _, inner_lr = split_meta_params(spec, self.meta_params, INNER_LR)
         fixed = inner_lr if isinstance(inner_lr, float) else [*inner_lr.values()]
         self.curvature = ChunkCurvature(
             spec,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Categorical as TorchCategorical
+from torch.distributions import Distribution as TorchDistribution
 from torch.distributions import Independent, Normal, kl_divergence
 
 from maml_rl.envs.base import TaskVectorEnv
@@ -24,12 +28,13 @@ from maml_rl.envs.rollout import rollout, stream
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.meta_learner import Params
 from maml_rl.learning.meta_update import adapt_policy
+from maml_rl.policies.heads import LOG_STD, CategoricalHead, GaussianHead, Head
 from maml_rl.policies.meta_params import INNER_LR, split_meta_params
-from maml_rl.policies.mlp import CONTEXT, LOG_STD, GaussianMLP
-from maml_rl.policies.mlp_derivatives import Blocks, to_blocks
+from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import CONTEXT, Blocks, to_blocks
 
 
-def small_spec(**overrides: Any) -> GaussianMLP:
+def small_spec(**overrides: Any) -> MLP:
     """A network small enough for finite differences of every coordinate; no two sizes are equal."""
     sizes: dict[str, Any] = {
         "observation_size": 2,
@@ -37,10 +42,13 @@ def small_spec(**overrides: Any) -> GaussianMLP:
         "hidden_sizes": (5, 4),
         "activation": "tanh",
     }
-    return GaussianMLP(**(sizes | overrides))
+    if "head" not in overrides:
+        return MLP.gaussian(**(sizes | overrides))
+    del sizes["action_size"]
+    return MLP(**(sizes | overrides))
 
 
-def random_params(spec: GaussianMLP, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
+def random_params(spec: MLP, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
     """Initial parameters with noise everywhere: zero biases or equal deviations would hide mistakes."""
     generator = torch.Generator().manual_seed(seed + 1000)
     return {
@@ -49,7 +57,7 @@ def random_params(spec: GaussianMLP, seed: int = 0, dtype: torch.dtype = torch.f
     }
 
 
-def random_inner_lr(spec: GaussianMLP, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
+def random_inner_lr(spec: MLP, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
     """A learned step size per coordinate, all different, as entries of the meta-parameters."""
     generator = torch.Generator().manual_seed(seed + 2000)
     return {
@@ -63,7 +71,7 @@ def numpy_params(params: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def random_samples(
-    spec: GaussianMLP, counts: Sequence[int], seed: int = 0, dtype: torch.dtype = torch.float64
+    spec: MLP, counts: Sequence[int], seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Samples:
     """``counts[i]`` valid transitions of task i; the padding holds large numbers that must never count."""
     generator = torch.Generator().manual_seed(seed + 3000)
@@ -75,19 +83,27 @@ def random_samples(
     valid = torch.arange(longest) < torch.tensor(counts)[:, None]
     samples = Samples(
         observations=normal(tasks, longest, spec.observation_size),
-        actions=normal(tasks, longest, spec.action_size),
+        actions=random_actions(spec.head, normal(tasks, longest, spec.action_size)),
         advantages=normal(tasks, longest),
         weights=valid.to(dtype) / torch.tensor(counts, dtype=dtype)[:, None],
     )
     return samples._replace(
         observations=torch.where(valid[..., None], samples.observations, 3.0),
-        actions=torch.where(valid[..., None], samples.actions, -2.0),
+        actions=torch.where(valid[..., None], samples.actions, -2.0 if LOG_STD in spec.shapes else 0.0),
         advantages=torch.where(valid, samples.advantages, 7.0),
     )
 
 
+def random_actions(head: Head, normal: Tensor) -> Tensor:
+    """Actions of a head made from as many normal numbers."""
+    if isinstance(head, GaussianHead):
+        return normal
+    counts = torch.tensor(head.counts if isinstance(head, CategoricalHead) else [2] * head.action_size)
+    return (torch.special.ndtr(normal) * counts).floor().clamp(max=counts - 1).to(normal.dtype)
+
+
 def point_nav_samples(
-    spec: GaussianMLP, params: Params, *, tasks: int, episodes: int, horizon: int, inner_lr: float, seed: int
+    spec: MLP, params: Params, *, tasks: int, episodes: int, horizon: int, inner_lr: float, seed: int
 ) -> tuple[Samples, Samples]:
     """Both phases of one iteration on point navigation, in float32: for what random data would misstate."""
     env = PointNav(episodes, max_episode_steps=horizon, autoreset_mode="Disabled")
@@ -138,7 +154,7 @@ def relative_error(value: Iterable[Tensor], expected: Iterable[Tensor]) -> float
     return float((flat(value) - reference).norm() / reference.norm())
 
 
-def meta_blocks(spec: GaussianMLP, meta_params: Params) -> Blocks:
+def meta_blocks(spec: MLP, meta_params: Params) -> Blocks:
     """Meta-parameters (or their gradient, or a direction) as meta-blocks."""
     learned = {k.removeprefix(INNER_LR): v for k, v in meta_params.items() if k.startswith(INNER_LR)}
     return to_blocks(spec, meta_params) + (to_blocks(spec, learned) if learned else [])
@@ -147,21 +163,41 @@ def meta_blocks(spec: GaussianMLP, meta_params: Params) -> Blocks:
 # --- the reference
 
 
-def reference_policy(spec: GaussianMLP, params: Params, observations: Tensor) -> Independent:
-    """The action distribution of one task's policy."""
+def reference_policy(spec: MLP, params: Params, observations: Tensor) -> Any:
+    """The action distribution of one task's policy, in torch's own distributions."""
     activation = {"relu": F.relu, "tanh": torch.tanh}[spec.activation]
     x = observations
     if spec.context_size:
         x = torch.cat([x, params[CONTEXT].expand(len(x), -1)], dim=1)
     for name in spec.layers[:-1]:
         x = activation(F.linear(x, params[f"{name}.weight"], params[f"{name}.bias"]))
-    mean = F.linear(x, params["mean.weight"], params["mean.bias"])
-    std = params[LOG_STD].clamp(min=math.log(spec.min_std)).exp()
-    return Independent(Normal(mean, std.expand_as(mean)), 1)
+    outputs = F.linear(x, params[f"{spec.head.layer}.weight"], params[f"{spec.head.layer}.bias"])
+    if isinstance(spec.head, CategoricalHead):
+        return Several([TorchCategorical(logits=logits) for logits in outputs.split(spec.head.counts, -1)])
+    if isinstance(spec.head, GaussianHead):
+        std = params[LOG_STD].clamp(min=math.log(spec.head.min_std)).exp()
+        return Independent(Normal(outputs, std.expand_as(outputs)), 1)
+    return Several([TorchBernoulli(logits=logits) for logits in outputs.unbind(-1)])
+
+
+@dataclass
+class Several:
+    """Independent variables of an action, in torch's own distributions."""
+
+    of: list[TorchDistribution]
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return torch.stack([p.log_prob(a) for p, a in zip(self.of, actions.unbind(-1), strict=True)]).sum(0)
+
+
+def reference_kl(old: Any, new: Any) -> Tensor:
+    if isinstance(old, Several):
+        return torch.stack([kl_divergence(p, q) for p, q in zip(old.of, new.of, strict=True)]).sum(0)
+    return kl_divergence(old, new)
 
 
 def reference_adapt(
-    spec: GaussianMLP,
+    spec: MLP,
     meta_params: Params,
     pre: Sequence[Samples],
     task: int,
@@ -170,7 +206,7 @@ def reference_adapt(
     first_order: bool = False,
 ) -> Params:
     """One task's adapted parameters, differentiable in the meta-parameters (which must require grad)."""
-    params, alpha = split_meta_params(meta_params, inner_lr)
+    params, alpha = split_meta_params(spec, meta_params, inner_lr)
     for samples in pre:
         observations, actions, advantages = valid_samples(samples, task)
         log_prob = reference_policy(spec, params, observations).log_prob(actions)
@@ -185,7 +221,7 @@ def reference_adapt(
 
 
 def reference_loss_and_kl(
-    spec: GaussianMLP,
+    spec: MLP,
     meta_params: Params,
     old_meta_params: Params,
     pre: Sequence[Samples],
@@ -206,8 +242,7 @@ def reference_loss_and_kl(
         old, new = policies
         ratio = (new.log_prob(actions) - old.log_prob(actions).detach()).exp()
         losses.append(-(ratio * advantages).mean())
-        frozen = Independent(Normal(old.mean.detach(), old.stddev.detach()), 1)
-        kls.append(kl_divergence(frozen, new).mean())
+        kls.append(reference_kl(old, new).mean())
     return torch.stack(losses).mean(), torch.stack(kls).mean()
 
 

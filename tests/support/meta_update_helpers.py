@@ -22,7 +22,7 @@ from maml_rl.learning.meta_update import (
     MetaUpdateSettings,
     meta_update,
 )
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 
 DOUBLE = torch.float64
 
@@ -44,7 +44,7 @@ class Problem:
         seed: int = 0,
         dtype: torch.dtype = DOUBLE,
         counts: Sequence[int] = COUNTS,
-        spec: GaussianMLP | None = None,
+        spec: MLP | None = None,
         **settings: Any,
     ) -> None:
         self.spec = spec or small_spec()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from maml_rl import MAML, MAMLConfig
-from maml_rl.policies.mlp import GaussianMLP
+from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy_file import save_policy
 
 NumpyParams = dict[str, np.ndarray]
@@ -47,7 +47,7 @@ def tiny_config(**fields: Any) -> MAMLConfig:
 
 def save_expert(path: Path, *, std: float = 0.5, scale: float = 4.0) -> str:
     """A random policy that is told the goal; most of its mean actions lie outside the box."""
-    spec = GaussianMLP(observation_size=4, action_size=2, hidden_sizes=(5,), initial_std=std)
+    spec = MLP.gaussian(observation_size=4, action_size=2, hidden_sizes=(5,), initial_std=std)
     params = {name: value.numpy() for name, value in spec.init_params(7).items()}
     params["mean.weight"] *= scale
     params["mean.bias"] += scale

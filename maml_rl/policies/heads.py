@@ -1,0 +1,214 @@
+"""What the outputs of a policy's network mean: a distribution of actions, for the learner and for rollouts."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian
+
+LOG_STD = "log_std"
+
+
+@dataclass(frozen=True)
+class Head(ABC):
+    """A kind of action and its distribution.
+
+    Actions are vectors of ``action_size`` numbers, float32 in trajectories. Noise for all of them is drawn ahead,
+    from a generator of the rollout's own.
+    """
+
+    kind: ClassVar[str]
+    layer: ClassVar[str]
+    """Name of the layer that makes the outputs."""
+
+    @property
+    @abstractmethod
+    def action_size(self) -> int:
+        """Numbers that an action consists of."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Outputs of the network."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameters beside those of the network."""
+        return {}
+
+    def init_params(self) -> dict[str, Tensor]:
+        """Values of these parameters at the start of training."""
+        return {}
+
+    def shared_parts(self, params: Mapping[str, Tensor]) -> list[Tensor]:
+        """The distribution's parts beside the outputs."""
+        return []
+
+    @abstractmethod
+    def from_parts(self, parts: Sequence[Tensor]) -> Distribution:
+        """The distribution made of ``parts``."""
+
+    def distribution(self, outputs: Tensor, params: Mapping[str, Tensor]) -> Distribution:
+        """Of outputs ``[tasks, *samples, outputs]``, with parameters stacked over tasks."""
+        return self.from_parts([outputs, *self.shared_parts(params)])
+
+    @abstractmethod
+    def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
+        """What makes ``steps`` actions of ``episodes`` episodes random, ``[steps, episodes, ...]``."""
+
+    @abstractmethod
+    def act(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Actions ``[episodes, action_size]``; NaN where outputs are not finite.
+
+        Args:
+            outputs: of the network, ``[episodes, outputs]``.
+            noise: of one step.
+        """
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``make_head`` makes the same head from."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+Params = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GaussianHead(Head):
+    """Numbers, from Gaussians with a state-independent ``log_std`` that is adapted like any other parameter.
+
+    Actions of bounded boxes live in [-1, 1] per dimension; scaling to the box is the rollout's business.
+    """
+
+    size: int
+    initial_std: float = 1.0
+    min_std: float = 1e-6
+
+    kind = "gaussian"
+    layer = "mean"
+
+    @property
+    def action_size(self) -> int:
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {LOG_STD: (self.size,)}
+
+    def init_params(self) -> dict[str, Tensor]:
+        return {LOG_STD: torch.full((self.size,), math.log(self.initial_std))}
+
+    def shared_parts(self, params: Mapping[str, Tensor]) -> list[Tensor]:
+        return [params[LOG_STD].clamp(min=math.log(self.min_std))]
+
+    def from_parts(self, parts: Sequence[Tensor]) -> Gaussian:
+        return Gaussian(*parts)
+
+    def std(self, params: Params) -> np.ndarray:
+        """Standard deviations ``[size]``."""
+        return np.exp(np.maximum(params[LOG_STD], np.float32(math.log(self.min_std))))
+
+    def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
+        drawn = rng.standard_normal((steps, episodes, self.size), np.float32)
+        drawn *= self.std(params)
+        return drawn
+
+    def act(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return noise + outputs
+
+
+@dataclass(frozen=True)
+class CategoricalHead(Head):
+    """Numbers of categories, from 0: one variable per entry of ``counts``."""
+
+    counts: tuple[int, ...]
+
+    kind = "categorical"
+    layer = "logits"
+
+    @property
+    def action_size(self) -> int:
+        return len(self.counts)
+
+    @property
+    def outputs(self) -> int:
+        return sum(self.counts)
+
+    def from_parts(self, parts: Sequence[Tensor]) -> Categorical:
+        return Categorical(parts[0], self.counts)
+
+    def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
+        # Gumbel's: the largest of logits with this noise is distributed by their softmax.
+        return rng.gumbel(size=(steps, episodes, self.outputs))
+
+    def act(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        actions = np.empty((len(outputs), len(self.counts)), np.float32)
+        end = 0
+        for i, count in enumerate(self.counts):
+            start, end = end, end + count
+            logits = outputs[:, start:end]
+            actions[:, i] = (logits + noise[:, start:end]).argmax(1)
+            actions[~np.isfinite(logits).all(1), i] = np.nan
+        return actions
+
+
+@dataclass(frozen=True)
+class BernoulliHead(Head):
+    """Bits."""
+
+    size: int
+
+    kind = "bernoulli"
+    layer = "logits"
+
+    @property
+    def action_size(self) -> int:
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        return self.size
+
+    def from_parts(self, parts: Sequence[Tensor]) -> Bernoulli:
+        return Bernoulli(*parts)
+
+    def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
+        return rng.logistic(size=(steps, episodes, self.size))
+
+    def act(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        actions = (outputs + noise > 0).astype(np.float32)
+        actions[~np.isfinite(outputs)] = np.nan
+        return actions
+
+
+HEADS: dict[str, type[Head]] = {head.kind: head for head in (GaussianHead, CategoricalHead, BernoulliHead)}
+
+
+def make_head(described: Mapping[str, Any]) -> Head:
+    """The head that ``as_dict`` described.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such description.
+    """
+    arguments = dict(described)
+    kind = arguments.pop("kind")
+    if kind not in HEADS:
+        raise ValueError(f"head is {kind!r}; it must be one of: {', '.join(HEADS)}")
+    if "counts" in arguments:
+        arguments["counts"] = tuple(arguments["counts"])
+    head = HEADS[kind](**arguments)
+    if not (head.outputs >= 1 and head.action_size >= 1):
+        raise ValueError(f"head is {head}; it has no action")
+    return head
