@@ -36,7 +36,10 @@ GROUPS = {
     ),
     "PPO": ("lr", "num_epochs", "minibatch_size", "clip_param"),
     "guidance": ("expert", "expert_std_scale", "expert_clip"),
-    "policy": ("hidden_sizes", "activation", "initial_std", "min_std"),
+    "policy": (
+        *("hidden_sizes", "activation", "layer_norm", "conv_filters", "recurrent", "recurrent_size"),
+        *("adapt_only", "initial_std", "min_std"),
+    ),
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.envs.spaces import VectorBox
 
 
 class TaskInObservation(TaskVectorEnv):
@@ -21,13 +21,14 @@ class TaskInObservation(TaskVectorEnv):
     def __init__(self, env: TaskVectorEnv) -> None:
         example = env.sample_tasks(1, np.random.default_rng(0))[0]
         self._features = env.task_features(example)
-        size = env.single_observation_space.shape[0] + len(self._features)
-        dtype = env.single_observation_space.dtype
+        space = env.single_observation_space
+        bound = np.full(space.shape[0] + len(self._features), np.inf, space.dtype)
+        told = VectorBox(-bound, bound, space.dtype, getattr(space, "images", ()))
         self.metadata = env.metadata
         super().__init__(
             env.num_envs,
             max_episode_steps=env.max_episode_steps,
-            observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (size,), dtype),  # type: ignore[arg-type]
+            observation_space=told,
             action_space=env.single_action_space,
             task_space=env.task_space,
             autoreset_mode=env.metadata["autoreset_mode"],

@@ -13,7 +13,15 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head
-from maml_rl.policies.policy import Policy
+from maml_rl.policies.policy import Image, Policy
+
+
+class VectorBox(Box):
+    """A box of vectors that knows where pictures lie in them."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, dtype: Any, images: tuple[Image, ...] = ()) -> None:
+        super().__init__(low, high, dtype=dtype)
+        self.images = images
 
 
 class FlatObservations:
@@ -23,7 +31,8 @@ class FlatObservations:
     as it is; Dict and Tuple are the vectors of their parts one after the other, in Gymnasium's order.
 
     Attributes:
-        box: the space of the vectors.
+        box: the space of the vectors; boxes of bytes of two dimensions (height, width) or three (with channels,
+            first or last) are pictures.
 
     Raises:
         ValueError: another kind of space.
@@ -38,7 +47,8 @@ class FlatObservations:
             self.box = self._part.space
         else:
             low, high = self._part.bounds()
-            self.box = Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+            images = tuple(self._part.images(0))
+            self.box = VectorBox(low.astype(np.float32), high.astype(np.float32), np.float32, images)
 
     def __call__(self, observation: Any) -> np.ndarray:
         """The vector; raises ValueError, naming the part that is not of its space."""
@@ -160,6 +170,10 @@ class _Part(ABC):
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Least and largest vector."""
 
+    def images(self, start: int) -> list[Image]:
+        """The pictures in the vector, which begins at ``start``."""
+        return []
+
     @abstractmethod
     def __call__(self, value: Any) -> np.ndarray:
         """The vector of a value."""
@@ -187,11 +201,21 @@ class _Numbers(_Part):
 
     def __init__(self, space: Box, name: str) -> None:
         super().__init__(space, name)
-        is_image = space.dtype == np.uint8 and (space.low == 0).all() and (space.high == 255).all()
-        self._scale = 1 / 255 if is_image else 1.0
+        self._is_image = bool(
+            space.dtype == np.uint8 and (space.low == 0).all() and (space.high == 255).all()
+        )
+        self._scale = 1 / 255 if self._is_image else 1.0
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         return self.space.low.reshape(-1) * self._scale, self.space.high.reshape(-1) * self._scale
+
+    def images(self, start: int) -> list[Image]:
+        shape = self.space.shape
+        if not self._is_image or len(shape) not in (2, 3):
+            return []
+        if len(shape) == 2:
+            return [Image(start, (*shape, 1))]
+        return [Image(start, shape, channels_first=shape[0] < min(shape[1:]))]
 
     def __call__(self, value: Any) -> np.ndarray:
         return self.array(value).reshape(-1) * self._scale
@@ -246,6 +270,13 @@ class _Parts(_Part):
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = zip(*(part.bounds() for part in self._parts.values()), strict=True)
         return np.concatenate(low), np.concatenate(high)
+
+    def images(self, start: int) -> list[Image]:
+        found: list[Image] = []
+        for part in self._parts.values():
+            found += part.images(start)
+            start += len(part.bounds()[0])
+        return found
 
     def __call__(self, value: Any) -> np.ndarray:
         kind: Any = Mapping if isinstance(self.space, Dict) else tuple | list

@@ -179,6 +179,7 @@ def adaptation(
         if step < protocol.steps:
             samples = make_samples(
                 trajectories,
+                protocol.spec,
                 gamma=protocol.gamma,
                 gae_lambda=protocol.gae_lambda,
                 baseline_ridge=protocol.baseline_ridge,

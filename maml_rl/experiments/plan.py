@@ -17,6 +17,7 @@ from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_polic
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.env_registry import make_env
 from maml_rl.rllib.expert import load_expert
+from maml_rl.tools.checks import plain
 from maml_rl.tools.run_directory import RunError
 from maml_rl.tools.time_limit import time_limit
 
@@ -93,7 +94,7 @@ def stored_plan(run: Run, named_env: str | None) -> Plan:
     check_may_import(fields["env"], named_env)
     config = MAMLConfig()
     for name, value in fields.items():
-        setattr(config, name, tuple(value) if name == "hidden_sizes" and isinstance(value, list) else value)
+        setattr(config, name, value if name == "env_config" else plain(value))
     return Plan(config, stored["preset"], stored["method"], stored["iterations"], stored["checkpoint_every"])
 
 

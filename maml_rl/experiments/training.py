@@ -297,7 +297,14 @@ def progress_line(row: dict[str, Any]) -> str:
 def result_fields(config: MAMLConfig) -> dict[str, Any]:
     """All that the parameters of a run depend on, as JSON holds it."""
     fields = {name: getattr(config, name) for name in RESULT_FIELDS}
-    return fields | {"env_config": dict(config.env_config), "hidden_sizes": list(config.hidden_sizes)}
+    return {name: _as_lists(value) for name, value in fields.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples as JSON gives them back."""
+    if isinstance(value, dict):
+        return dict(value)
+    return [_as_lists(x) for x in value] if isinstance(value, tuple) else value
 
 
 def describe(

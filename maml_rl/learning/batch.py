@@ -18,36 +18,43 @@ from maml_rl.learning.advantages import (
     standardize,
 )
 from maml_rl.learning.trajectories import Trajectories, padded
+from maml_rl.policies.policy import Policy
 
 
 class Samples(NamedTuple):
     """The valid transitions of several tasks, packed to the front and padded to the longest task.
 
+    For recurrent policies they are whole episodes, ``*samples`` being the dimensions ``episodes`` and ``steps``.
+
     ``weights`` are 1 / (number of valid transitions of the task), and 0 on padding: a weighted sum is the
     mean over the task's valid transitions.
     """
 
-    observations: Float[Tensor, "tasks samples observation"]
-    actions: Float[Tensor, "tasks samples action"]
-    advantages: Float[Tensor, "tasks samples"]
-    weights: Float[Tensor, "tasks samples"]
+    observations: Float[Tensor, "tasks ... observation"]
+    actions: Float[Tensor, "tasks ... action"]
+    advantages: Float[Tensor, "tasks ..."]
+    weights: Float[Tensor, "tasks ..."]
 
     def tasks(self, start: int, stop: int) -> Samples:
-        """The samples of tasks ``start .. stop - 1``, trimmed to the longest of them."""
-        longest = int((self.weights[start:stop] != 0).sum(-1).max())
+        """The samples of tasks ``start .. stop - 1``, trimmed to the longest of them or of their episodes."""
+        valid = self.weights[start:stop] != 0
+        longest = int(valid.sum(-1).max())
+        if valid.ndim > 2:
+            return Samples(*(field[start:stop, :, :longest] for field in self))
         return Samples(*(field[start:stop, :longest] for field in self))
 
     def thinned(self, fraction: float) -> Samples:
-        """An evenly spaced ``fraction`` of each task's samples, the weights scaled to remain a mean."""
+        """An evenly spaced ``fraction`` of each task's samples or episodes, the weights scaled to remain a mean."""
         count = math.ceil(self.weights.shape[1] * fraction)
         return self.select(
             (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
         )
 
     def select(self, index: Int[Tensor, " selected"]) -> Samples:
-        """Some of each task's samples, the weights scaled to remain a mean."""
+        """Some of each task's samples or episodes, the weights scaled to remain a mean."""
         chosen = Samples(*(field[:, index] for field in self))
-        total = chosen.weights.sum(-1, keepdim=True).clamp(min=torch.finfo(chosen.weights.dtype).tiny)
+        every = tuple(range(1, chosen.weights.ndim))
+        total = chosen.weights.sum(every, keepdim=True).clamp(min=torch.finfo(chosen.weights.dtype).tiny)
         return chosen._replace(weights=chosen.weights / total)
 
 
@@ -76,22 +83,43 @@ def shuffled(
 
 def make_samples(
     trajectories: Sequence[Trajectories],
+    policy: Policy | None = None,
     *,
     gamma: float,
     gae_lambda: float,
     baseline_ridge: float = 1e-5,
     device: torch.device | str = "cpu",
 ) -> Samples:
-    """Advantages of each task's episodes, standardised per task, as packed samples.
+    """Advantages of each task's episodes, standardised per task, as samples.
 
     The baseline is refitted to each task and phase on the very batch it then predicts, as in the published
-    code (Finn et al. 2017, sec. 5.3: "fitted separately at each iteration for each sampled task").
+    code (Finn et al. 2017, sec. 5.3: "fitted separately at each iteration for each sampled task"). It does not see
+    the pictures in observations: with a feature for every pixel it would explain any return of so few episodes.
+
+    Args:
+        policy: which it is for: whether episodes are to stay whole, and where pictures lie.
     """
     observations, actions, rewards, mask = to_tensors(trajectories, device)
     returns = discounted_returns(rewards, gamma)
-    values = linear_feature_baseline(observations, returns, mask, ridge=baseline_ridge)
+    numbers = None if policy is None else policy.numbers
+    seen = observations if numbers is None else observations[..., numbers]
+    values = linear_feature_baseline(seen, returns, mask, ridge=baseline_ridge)
     advantages = generalized_advantages(rewards, values, mask, gamma, gae_lambda)
-    return pack(observations, actions, standardize(advantages, mask), mask)
+    return arrange(observations, actions, standardize(advantages, mask), mask, policy)
+
+
+def arrange(
+    observations: Float[Tensor, "tasks episodes horizon observation"],
+    actions: Float[Tensor, "tasks episodes horizon action"],
+    advantages: Float[Tensor, "tasks episodes horizon"],
+    mask: Bool[Tensor, "tasks episodes horizon"],
+    policy: Policy | None = None,
+) -> Samples:
+    """Samples of whole episodes for a recurrent policy, packed ones for any other."""
+    if policy is None or not policy.recurrent:
+        return pack(observations, actions, advantages, mask)
+    weights = mask.to(advantages.dtype) / mask.sum((1, 2), keepdim=True)
+    return Samples(observations, actions, advantages, weights)
 
 
 def pack(

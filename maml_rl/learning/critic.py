@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maml_rl.learning.advantages import generalized_advantages, standardize
-from maml_rl.learning.batch import Samples, pack, shuffled, to_tensors
+from maml_rl.learning.batch import Samples, arrange, shuffled, to_tensors
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.policy import Policy
 from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 
 LR = 1e-3
@@ -70,7 +71,7 @@ class Critic:
 
     def __init__(
         self,
-        observation_size: int,
+        policy: Policy,
         *,
         horizon: int,
         gamma: float,
@@ -78,10 +79,10 @@ class Critic:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._gamma, self._gae_lambda, self._device = gamma, gae_lambda, device
+        self._policy, self._gamma, self._gae_lambda, self._device = policy, gamma, gae_lambda, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._value = ValueFunction(observation_size, horizon).to(device)
+            self._value = ValueFunction(policy.observation_size, horizon).to(device)
         self._optimizer = torch.optim.Adam(self._value.parameters(), lr=LR)
 
     def judge(self, trajectories: Trajectories, generator: torch.Generator) -> tuple[Samples, float]:
@@ -102,7 +103,9 @@ class Critic:
         targets = (advantages + values)[mask]
         explained = 1 - (targets - values[mask]).var() / targets.var()
         self._fit(inputs[mask], targets, generator)
-        return pack(observations, actions, standardize(advantages, mask), mask), float(explained)
+        return arrange(observations, actions, standardize(advantages, mask), mask, self._policy), float(
+            explained
+        )
 
     def _fit(
         self,

@@ -47,11 +47,15 @@ class Expert:
 
     def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
         """The samples with the outputs of the expert's network, such as mean actions, in place of actions."""
-        tasks, count = samples.weights.shape
-        features = torch.from_numpy(task_features).to(samples.observations)[:, None].expand(-1, count, -1)
+        tasks, *shape = samples.weights.shape
+        features = torch.from_numpy(task_features).to(samples.observations)
+        features = features[:, None].expand(-1, math.prod(shape), -1).unflatten(1, shape)
         with torch.no_grad():
             observations = torch.cat([samples.observations, features], dim=-1)
+            if not self.spec.recurrent:
+                observations = observations.flatten(1, -2)
             outputs = self.spec(stack_params(self.params, tasks), observations).parts[0]
+            outputs = outputs.reshape(tasks, *shape, -1)
         return samples._replace(actions=outputs.clamp(-1, 1) if self.clip else outputs)
 
     def to(self, device: torch.device) -> Expert:

@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ class Distribution(ABC):
     def parts(self) -> tuple[Tensor, ...]: ...
 
     @abstractmethod
-    def with_parts(self, parts: Iterable[Tensor]) -> Self:
+    def with_parts(self, parts: Iterable[Tensor]) -> Any:
         """The same kind of distribution made of other tensors."""
 
     @abstractmethod
@@ -38,26 +38,26 @@ class Distribution(ABC):
         """Log-density of each action, *summed* over its components."""
 
     @abstractmethod
-    def kl(self, other: Self) -> Float[Tensor, "tasks ..."]:
+    def kl(self, other: Any) -> Float[Tensor, "tasks ..."]:
         """KL(self || other) of each sample, summed over the action's components."""
 
     @abstractmethod
     def entropy(self) -> Float[Tensor, "tasks ..."]:
         """Entropy of each sample in nats, summed over the action's components."""
 
-    def detach(self) -> Self:
+    def detach(self) -> Any:
         return self.with_parts(part.detach() for part in self.parts)
 
-    def leaf(self) -> Self:
+    def leaf(self) -> Any:
         """The same numbers, to be differentiated with respect to ``parts``."""
         return self.with_parts(part.detach().requires_grad_() for part in self.parts)
 
-    def at(self, index: Tensor) -> Self:
+    def at(self, index: Tensor) -> Any:
         """Some of the samples: transitions, or whole episodes where ``*samples`` are two dimensions."""
         outputs, *shared = self.parts
         return self.with_parts([outputs[:, index], *shared])
 
-    def of_tasks(self, index: Tensor) -> Self:
+    def of_tasks(self, index: Tensor) -> Any:
         """Some of the tasks."""
         return self.with_parts(part[index] for part in self.parts)
 

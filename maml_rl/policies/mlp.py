@@ -40,6 +40,7 @@ class MLP(Policy):
     hidden_sizes: tuple[int, ...] = (100, 100)
     activation: str = "relu"
     context_size: int = 0
+    adapt_only: tuple[str, ...] = ()
 
     kind = "mlp"
 
@@ -51,6 +52,7 @@ class MLP(Policy):
             raise ValueError(f"the policy's sizes are {sizes}; they must be positive integers")
         if type(self.context_size) is not int or self.context_size < 0:
             raise ValueError(f"context_size is {self.context_size!r}; it must be an integer >= 0")
+        self.check_adapt_only()
 
     @classmethod
     def gaussian(
@@ -86,9 +88,6 @@ class MLP(Policy):
     def init_params(self, seed: int) -> Params:
         """Xavier-uniform weights, zero biases and context, ``initial_std`` (the published initialisation)."""
         return init_weights(self.shapes, seed) | self.head.init_params()
-
-    def adapted(self, name: str) -> bool:
-        return not self.context_size or name == CONTEXT
 
     def __call__(
         self,
@@ -127,4 +126,11 @@ class MLP(Policy):
             "hidden_sizes": list(self.hidden_sizes),
             "activation": self.activation,
             "context_size": self.context_size,
+            "adapt_only": list(self.adapt_only),
         }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> MLP:
+        """The policy that ``as_dict`` described, with its head."""
+        lists = {name: tuple(fields[name]) for name in ("hidden_sizes", "adapt_only")}
+        return cls(**{**fields, **lists})

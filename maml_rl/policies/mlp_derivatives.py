@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maml_rl.policies.heads import GaussianHead, Head
-from maml_rl.policies.policy import Blocks, Scratch
+from maml_rl.policies.policy import Blocks, Network, Scratch
 
 
 class MLPShape(NamedTuple):
@@ -33,8 +33,8 @@ class MLPShape(NamedTuple):
     has_context: bool
 
 
-class MLPNetwork:
-    """The policy network of some tasks at fixed parameters and observations (a ``policy.Network``).
+class MLPNetwork(Network):
+    """The policy network of some tasks at fixed parameters and observations.
 
     Args:
         blocks: parameters stacked over tasks: weight and bias of every layer, then ``log_std`` if the head has one,

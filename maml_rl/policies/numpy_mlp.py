@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from maml_rl.policies.policy import Actor
 
-class NumpyMLP:
-    """Batched numpy inference with no allocation per step (an ``Actor``).
+
+class NumpyMLP(Actor):
+    """Batched numpy inference with no allocation per step.
 
     For tiny networks a numpy matrix product costs about half of what a torch call does.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,15 +25,44 @@ CONTEXT = "context"
 """Name of the free parameters beside the observation, which are all that is adapted where there are any."""
 
 
-class Actor(Protocol):
+@dataclass(frozen=True)
+class Image:
+    """Where in the vector of an observation a picture lies.
+
+    Attributes:
+        start: its first number.
+        shape: ``(height, width, channels)``, or ``(channels, height, width)`` if ``channels_first``.
+    """
+
+    start: int
+    shape: tuple[int, int, int]
+    channels_first: bool = False
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def chw(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        a, b, c = self.shape
+        return (a, b, c) if self.channels_first else (c, a, b)
+
+    def of(self, observations: Tensor) -> Tensor:
+        """The pictures ``[..., channels, height, width]`` of observations."""
+        picture = observations[..., self.start : self.start + self.size].unflatten(-1, self.shape)
+        return picture if self.channels_first else picture.movedim(-1, -3)
+
+
+class Actor(ABC):
     """A policy in rollouts, all episodes of one task at once; it may remember the steps before."""
 
+    @abstractmethod
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         """Outputs of the network ``[episodes, outputs]``; the next call may overwrite the array."""
-        ...
 
 
-class Network(Protocol):
+class Network(ABC):
     """The policy's network of some tasks at fixed parameters and observations, and its derivatives.
 
     Tangents and cotangents of the outputs are tensors like ``outputs.parts``, those of the parameters are blocks.
@@ -39,18 +70,19 @@ class Network(Protocol):
 
     outputs: Distribution
 
+    @abstractmethod
     def jvp(self, tangents: Blocks) -> tuple[Tensor, ...]:
         """Directional derivative of the outputs."""
-        ...
 
+    @abstractmethod
     def vjp(self, cotangents: Sequence[Tensor], *, keep_errors: bool = False) -> Blocks:
         """Gradient of ``<cotangents, outputs>`` with respect to the blocks.
 
         Args:
             keep_errors: ``second_vjp`` will be called.
         """
-        ...
 
+    @abstractmethod
     def second_vjp(self, tangents: Blocks, cotangents: Sequence[Tensor]) -> Blocks:
         """Directional derivative of the result of ``vjp``.
 
@@ -59,7 +91,6 @@ class Network(Protocol):
             cotangents: the directional derivative of the cotangents that were given to the last
                 ``vjp(..., keep_errors=True)``.
         """
-        ...
 
 
 class Scratch(threading.local):
@@ -85,14 +116,20 @@ class Policy(ABC):
     Attributes:
         observation_size: numbers of an observation.
         head: what the network's outputs mean.
+        context_size: free parameters appended to the observation; without ``adapt_only`` all that is adapted.
+        adapt_only: beginnings of the names of the parameters that the inner loop changes; empty for all.
         recurrent: whether an output depends on the steps before; then samples are whole episodes,
             ``[tasks, episodes, steps, ...]``.
+        images: the pictures in an observation.
     """
 
     kind: ClassVar[str]
     observation_size: int
     head: Head
+    context_size: int = 0
+    adapt_only: tuple[str, ...] = ()
     recurrent: bool = False
+    images: tuple[Image, ...] = ()
 
     @property
     def action_size(self) -> int:
@@ -110,12 +147,22 @@ class Policy(ABC):
 
     def adapted(self, name: str) -> bool:
         """Whether the inner loop changes a parameter; the others are meta-learned only."""
-        return True
+        if self.adapt_only:
+            return name.startswith(self.adapt_only)
+        return not self.context_size or name == CONTEXT
 
     @property
     def adapts_all(self) -> bool:
         """Whether the inner loop changes every parameter."""
         return all(map(self.adapted, self.shapes))
+
+    @property
+    def numbers(self) -> list[int] | None:
+        """Which numbers of an observation belong to no picture; None is all of them."""
+        if not self.images:
+            return None
+        pictures = {i for image in self.images for i in range(image.start, image.start + image.size)}
+        return [i for i in range(self.observation_size) if i not in pictures]
 
     @abstractmethod
     def __call__(
@@ -146,6 +193,17 @@ class Policy(ABC):
             pattern: a network at the same observations whose piecewise linear units are on and off here, too: the
                 smooth function that its derivatives are those of. Where a policy cannot do that it is ignored.
         """
+
+    def check_adapt_only(self) -> None:
+        """Refuse beginnings in ``adapt_only`` that no parameter's name has.
+
+        Raises:
+            ValueError: naming what is there.
+        """
+        for beginning in self.adapt_only:
+            if not any(name.startswith(beginning) for name in self.shapes):
+                names = ", ".join(self.shapes)
+                raise ValueError(f"adapt_only holds {beginning!r}, but no parameter begins so: {names}")
 
     @abstractmethod
     def as_dict(self) -> dict[str, Any]:

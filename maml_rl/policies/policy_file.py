@@ -13,6 +13,7 @@ import torch
 from maml_rl.policies.heads import make_head
 from maml_rl.policies.meta_params import INNER_LR
 from maml_rl.policies.mlp import MLP
+from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
 from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
@@ -27,6 +28,9 @@ STATE = "state/"
 
 class PolicyFileError(ValueError):
     """A policy file is missing, truncated, changed, or of another format; or its numbers are not finite."""
+
+
+_KINDS: dict[str, type[MLP] | type[NetworkPolicy]] = {MLP.kind: MLP, NetworkPolicy.kind: NetworkPolicy}
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,11 @@ def policy_from_dict(described: Mapping[str, Any]) -> Policy:
     """
     arguments = {"kind": MLP.kind, **described}
     kind = arguments.pop("kind")
-    if kind != MLP.kind:
-        raise ValueError(f"policy is {kind!r}; it must be {MLP.kind}")
-    arguments["hidden_sizes"] = tuple(arguments["hidden_sizes"])
+    if kind not in _KINDS:
+        raise ValueError(f"policy is {kind!r}; it must be one of: {', '.join(_KINDS)}")
     if "head" in arguments:
-        return MLP(**{**arguments, "head": make_head(arguments["head"])})
-    return MLP.gaussian(**arguments)
+        return _KINDS[kind].from_dict({**arguments, "head": make_head(arguments["head"])})
+    return MLP.gaussian(**{**arguments, "hidden_sizes": tuple(arguments["hidden_sizes"])})
 
 
 def _check(path: Path, spec: Policy, arrays: Mapping[str, np.ndarray]) -> None:

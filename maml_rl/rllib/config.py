@@ -14,11 +14,12 @@ from maml_rl.envs.naming import find_target, is_own
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
+from maml_rl.policies.network_policy import Filter
 from maml_rl.policies.policy import Policy
 from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
 from maml_rl.rllib.policy_builder import Model, build_policy
-from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, reject_unused
+from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, Recurrent, reject_unused
 from maml_rl.tools.checks import checked, plain
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
@@ -73,6 +74,11 @@ class MAMLConfig(AlgorithmConfig):
         self.clip_param: float = 0.2  # Schulman et al. 2017
         self.hidden_sizes: tuple[int, ...] = (100, 100)
         self.activation: Activation = "relu"
+        self.layer_norm: bool = False
+        self.conv_filters: tuple[Filter, ...] | None = None
+        self.recurrent: Recurrent = None
+        self.recurrent_size: int = 64
+        self.adapt_only: tuple[str, ...] = ()
         self.initial_std: float = 1.0  # code
         self.min_std: float = 1e-6  # code
         # RLlib's own fields with other defaults. Those of PPO are from trials on the ant: see RESULTS.md.
@@ -119,6 +125,11 @@ class MAMLConfig(AlgorithmConfig):
         clip_param: float = NotProvided,
         hidden_sizes: tuple[int, ...] = NotProvided,
         activation: Activation = NotProvided,
+        layer_norm: bool = NotProvided,
+        conv_filters: tuple[tuple[int, int, int], ...] | None = NotProvided,
+        recurrent: Recurrent = NotProvided,
+        recurrent_size: int = NotProvided,
+        adapt_only: tuple[str, ...] = NotProvided,
         initial_std: float = NotProvided,
         min_std: float = NotProvided,
         **rllib: Any,
@@ -161,7 +172,15 @@ class MAMLConfig(AlgorithmConfig):
             minibatch_size: samples per gradient step in PPO.
             clip_param: PPO's bound of the probability ratio's distance from 1.
             hidden_sizes: units of the policy's hidden layers.
-            activation: of the hidden layers, ``relu`` or ``tanh``.
+            activation: of the hidden layers; the derivatives of ``relu`` and ``tanh`` are written out, all others
+                are left to autograd and take longer.
+            layer_norm: normalise every hidden layer before its activation (Ba et al. 2016).
+            conv_filters: channels, kernel size and stride of each convolution of an image, without padding; none
+                at all flattens images. By default as many of 3 x 3 with stride 2 as the image takes.
+            recurrent: ``gru`` or ``lstm`` after the hidden layers, whose state lasts an episode.
+            recurrent_size: its units.
+            adapt_only: beginnings of the names of the parameters that inner steps change, such as ``hidden.1`` or
+                ``mean``; the others are meta-learned only. By default all are adapted.
             initial_std: initial standard deviation of the actions, whose unit is half the action range.
             min_std: lower bound of the standard deviation.
             rllib: RLlib's own arguments; those without effect on MAML are refused by ``validate``.
@@ -232,7 +251,7 @@ class MAMLConfig(AlgorithmConfig):
         return AlgorithmConfig.get_state(without) | fields
 
     def _reject_contradictions(self) -> None:
-        for name in ("first_order", "learn_inner_lr", "context_size", "expert"):
+        for name in ("first_order", "learn_inner_lr", "context_size", "adapt_only", "expert"):
             if self.inner_steps == 0 and getattr(self, name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
@@ -248,10 +267,13 @@ class MAMLConfig(AlgorithmConfig):
             value = getattr(self, name)
             if self.expert is None and value != getattr(default, name):
                 raise ValueError(f"{name} is {value!r}, but there is no expert")
-        if self.learn_inner_lr and self.context_size:
-            raise ValueError(
-                f"learn_inner_lr is True, but context_size is {self.context_size}: a context takes fixed steps"
-            )
+        for name, why in (("context_size", "a context takes"), ("adapt_only", "they take")):
+            if self.learn_inner_lr and getattr(self, name):
+                raise ValueError(
+                    f"learn_inner_lr is True, but {name} is {getattr(self, name)!r}: {why} fixed steps"
+                )
+        if self.recurrent is None and self.recurrent_size != default.recurrent_size:
+            raise ValueError(f"recurrent_size is {self.recurrent_size!r}, but recurrent is None")
 
     def _reject_unknown_fields(self) -> None:
         default = MAMLConfig()
@@ -277,6 +299,11 @@ class MAMLConfig(AlgorithmConfig):
         return Model(
             hidden_sizes=self.hidden_sizes,
             activation=self.activation,
+            layer_norm=self.layer_norm,
+            conv_filters=self.conv_filters,
+            recurrent=self.recurrent,
+            recurrent_size=self.recurrent_size,
+            adapt_only=self.adapt_only,
             initial_std=self.initial_std,
             min_std=self.min_std,
             context_size=self.context_size,

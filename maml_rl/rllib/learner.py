@@ -51,7 +51,7 @@ class MAMLLearner(TorchLearner):
             self._ppo = PPO(module.spec, module.meta_params(), self.config.ppo_settings())
             if self.config.has_critic:
                 self._critic = Critic(
-                    module.spec.observation_size,
+                    module.spec,
                     horizon=self.config.horizon,
                     gamma=self.config.gamma,
                     gae_lambda=self.config.gae_lambda,
@@ -231,6 +231,7 @@ class MAMLLearner(TorchLearner):
     def _samples(self, blocks: Sequence[Block]) -> Samples:
         return make_samples(
             self._trajectories(blocks),
+            self._rl_module.spec,
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
             baseline_ridge=self.config.baseline_ridge,

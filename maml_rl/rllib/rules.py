@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.learning.meta_update import HVPS
-from maml_rl.policies.mlp import WRITTEN_OUT as ACTIVATIONS
+from maml_rl.policies.layers import ACTIVATIONS
+from maml_rl.policies.network_policy import GATES
 from maml_rl.tools.checks import (
     BOOL,
     COUNT,
@@ -19,11 +20,15 @@ from maml_rl.tools.checks import (
     SEED,
     UNIT,
     Rule,
+    one_of,
 )
 
 HVP = Literal["finite_difference", "exact"]
 OuterUpdate = Literal["trpo", "ppo"]
-Activation = Literal["relu", "tanh"]
+Activation = Literal[
+    "relu", "tanh", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus", "sigmoid"
+]
+Recurrent = Literal["gru", "lstm"] | None
 
 # Fields of RLlib that do for MAML what RLlib's documentation says, beside those with a rule below.
 HONOURED = {
@@ -168,6 +173,10 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
+def _is_filter(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(COUNT[1], value))
+
+
 RULES: dict[str, Rule] = {
     "inner_lr": POSITIVE,
     "inner_steps": COUNT_OR_ZERO,
@@ -201,7 +210,18 @@ RULES: dict[str, Rule] = {
         "a sequence of positive integers",
         lambda v: isinstance(v, tuple) and len(v) > 0 and all(COUNT[1](width) for width in v),
     ),
-    "activation": (" or ".join(ACTIVATIONS), lambda v: v in ACTIVATIONS),
+    "activation": one_of(tuple(ACTIVATIONS)),
+    "layer_norm": BOOL,
+    "conv_filters": (
+        "None or a sequence of [channels, kernel size, stride], positive integers",
+        lambda v: v is None or (isinstance(v, tuple) and all(map(_is_filter, v))),
+    ),
+    "recurrent": (f"None or {' or '.join(GATES)}", lambda v: v is None or v in tuple(GATES)),
+    "recurrent_size": COUNT,
+    "adapt_only": (
+        "a sequence of beginnings of parameters' names",
+        lambda v: isinstance(v, tuple) and all(isinstance(name, str) and name for name in v),
+    ),
     "initial_std": POSITIVE,
     "min_std": POSITIVE,
     "seed": SEED,

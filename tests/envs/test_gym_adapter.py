@@ -207,7 +207,7 @@ def test_instances_with_different_spaces() -> None:
             r"observation_space: \['a'\] is Text",
         ),
         ({"observation_space": gymnasium.spaces.Dict()}, "observation_space: .* at least one space"),
-        ({"action_space": gymnasium.spaces.Discrete(3)}, "action_space: is Discrete"),
+        ({"action_space": gymnasium.spaces.Text(3)}, "action_space: is Text"),
         ({"action_space": gymnasium.spaces.Box(0, 3, (1,), np.int32)}, "action_space: .* Box of floating"),
         ({"task_space": 3}, "task_space: is 3; it must be a gymnasium.Space"),
     ],

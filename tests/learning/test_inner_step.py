@@ -10,7 +10,7 @@ from curvature_helpers import (
     INNER_LR,
     NETWORKS,
     inner,
-    network_outputs,
+    policy_at,
     random_blocks,
     task_blocks,
 )
@@ -30,7 +30,7 @@ from maml_rl.policies.policy import Blocks, Scratch
 
 
 def inner_gradient(spec: MLP, blocks: Blocks, samples: Samples) -> Blocks:
-    loss = policy_gradient_loss(network_outputs(spec, blocks, samples.observations), samples).sum()
+    loss = policy_gradient_loss(policy_at(spec, blocks, samples.observations), samples).sum()
     return list(torch.autograd.grad(loss, blocks, create_graph=True))
 
 

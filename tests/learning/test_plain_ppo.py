@@ -28,6 +28,7 @@ from maml_rl.learning.losses import clipped_surrogate_and_kl
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch
+from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy import Params
 
 SPEC = small_spec()
@@ -245,7 +246,7 @@ class PlainCritic:
 
 
 def test_the_critic_is_the_plain_loop() -> None:
-    critic, plain = Critic(3, horizon=25, gamma=0.9, gae_lambda=0.8, seed=4), None
+    critic, plain = Critic(MLP.gaussian(3, 2), horizon=25, gamma=0.9, gae_lambda=0.8, seed=4), None
     with torch.random.fork_rng():
         plain = PlainCritic(4)
     generators = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
@@ -258,10 +259,10 @@ def test_the_critic_is_the_plain_loop() -> None:
 
 
 def test_explained_variance_is_of_the_returns_before_learning_from_them() -> None:
-    critic = Critic(3, horizon=25, gamma=0.9, gae_lambda=1.0, seed=4)
+    critic = Critic(MLP.gaussian(3, 2), horizon=25, gamma=0.9, gae_lambda=1.0, seed=4)
     data = episodes(1)
     _, first = critic.judge(data, torch.Generator().manual_seed(1))
-    value = Critic(3, horizon=25, gamma=0.9, gae_lambda=1.0, seed=4)._value
+    value = Critic(MLP.gaussian(3, 2), horizon=25, gamma=0.9, gae_lambda=1.0, seed=4)._value
     inputs = value.inputs(torch.from_numpy(data.observations))
     valid = torch.arange(inputs.shape[1]) < torch.from_numpy(data.lengths)[:, None]
     value.fit_scale(inputs[valid])

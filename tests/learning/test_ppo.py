@@ -177,7 +177,7 @@ def episodes(count: int = 200, horizon: int = 12, seed: int = 0) -> Trajectories
 
 
 def critic(seed: int = 0) -> Critic:
-    return Critic(3, horizon=12, gamma=0.9, gae_lambda=0.8, seed=seed)
+    return Critic(MLP.gaussian(3, 2), horizon=12, gamma=0.9, gae_lambda=0.8, seed=seed)
 
 
 def test_advantages_by_brute_force() -> None:

@@ -139,7 +139,7 @@ def test_kl_is_never_negative_near_zero() -> None:
 
 def test_detach_cuts_the_graph() -> None:
     policy = Gaussian(torch.zeros(1, 1, 1, requires_grad=True), torch.zeros(1, 1, requires_grad=True))
-    assert not any(x.requires_grad for x in policy.detach())
+    assert not any(x.requires_grad for x in policy.detach().parts)
 
 
 def test_initialisation() -> None:

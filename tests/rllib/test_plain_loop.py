@@ -132,7 +132,7 @@ class PlainLoop:
         if self.ppo and not self.steps:
             seed = number(s["seed"], 7)
             self.critic = Critic(
-                2, horizon=s["horizon"], gamma=s["gamma"], gae_lambda=s["gae_lambda"], seed=seed
+                self.spec, horizon=s["horizon"], gamma=s["gamma"], gae_lambda=s["gae_lambda"], seed=seed
             )
         self.expert = None
         if "expert" in s:

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params
+from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.heads import BernoulliHead, CategoricalHead
 from maml_rl.policies.meta_params import split_meta_params
 from maml_rl.policies.mlp import MLP
-from maml_rl.policies.policy import Blocks, Scratch, from_blocks, to_blocks
+from maml_rl.policies.network_policy import NetworkPolicy
+from maml_rl.policies.policy import Blocks, Image, Scratch, from_blocks, to_blocks
 
 DOUBLE = torch.float64
 
@@ -61,6 +63,26 @@ NETWORKS = (
             ("tanh", "bits", BernoulliHead(3), 0),
         )
     ]
+    + [
+        pytest.param(small_spec(NetworkPolicy, **settings), id=f"network-{name}")
+        for name, settings in {
+            "relu": {"activation": "relu"},
+            "tanh-context": {"context_size": 3},
+            "linear": {"hidden_sizes": ()},
+            "norm": {"activation": "gelu", "layer_norm": True},
+            "norm-relu-categoricals": {
+                "activation": "relu",
+                "layer_norm": True,
+                "head": CategoricalHead((3, 2, 4)),
+            },
+            "conv": {
+                "observation_size": 1 + 6 * 7 * 2,
+                "images": (Image(1, (6, 7, 2)),),
+                "conv_filters": ((3, 3, 1), (2, 2, 2)),
+                "activation": "relu",
+            },
+        }.items()
+    ]
 )
 
 
@@ -79,8 +101,12 @@ def inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
     return float(flat(a).dot(flat(b)))
 
 
+def policy_at(spec: MLP, blocks: Blocks, observations: Tensor) -> Distribution:
+    return spec(from_blocks(spec, blocks), observations)
+
+
 def network_outputs(spec: MLP, blocks: Blocks, observations: Tensor) -> tuple[Tensor, ...]:
-    return spec(from_blocks(spec, blocks), observations).parts
+    return policy_at(spec, blocks, observations).parts
 
 
 class Case:

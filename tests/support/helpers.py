@@ -31,10 +31,11 @@ from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.policies.heads import LOG_STD, CategoricalHead, GaussianHead, Head
 from maml_rl.policies.meta_params import INNER_LR, split_meta_params
 from maml_rl.policies.mlp import MLP
+from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.policy import CONTEXT, Blocks, to_blocks
 
 
-def small_spec(**overrides: Any) -> MLP:
+def small_spec(kind: Any = MLP, **overrides: Any) -> Any:
     """A network small enough for finite differences of every coordinate; no two sizes are equal."""
     sizes: dict[str, Any] = {
         "observation_size": 2,
@@ -42,10 +43,12 @@ def small_spec(**overrides: Any) -> MLP:
         "hidden_sizes": (5, 4),
         "activation": "tanh",
     }
+    if kind is NetworkPolicy:
+        overrides.setdefault("head", GaussianHead(3, overrides.pop("initial_std", 1.0)))
     if "head" not in overrides:
         return MLP.gaussian(**(sizes | overrides))
     del sizes["action_size"]
-    return MLP(**(sizes | overrides))
+    return kind(**(sizes | overrides))
 
 
 def random_params(spec: MLP, seed: int = 0, dtype: torch.dtype = torch.float64) -> Params:
@@ -165,12 +168,23 @@ def meta_blocks(spec: MLP, meta_params: Params) -> Blocks:
 
 def reference_policy(spec: MLP, params: Params, observations: Tensor) -> Any:
     """The action distribution of one task's policy, in torch's own distributions."""
-    activation = {"relu": F.relu, "tanh": torch.tanh}[spec.activation]
+    activation = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu}[spec.activation]
     x = observations
+    if spec.images:
+        (image,), pictures = spec.images, observations[:, 1:].unflatten(-1, spec.images[0].shape)
+        assert (image.start, image.channels_first) == (1, False)
+        for i, (_, _, stride) in enumerate(spec.conv_filters):
+            pictures = pictures.movedim(-1, -3) if i == 0 else pictures
+            weight, bias = params[f"conv.0.{i}.weight"], params[f"conv.0.{i}.bias"]
+            pictures = activation(F.conv2d(pictures, weight, bias, stride=stride))
+        x = torch.cat([observations[:, :1], pictures.flatten(1)], dim=1)
     if spec.context_size:
         x = torch.cat([x, params[CONTEXT].expand(len(x), -1)], dim=1)
-    for name in spec.layers[:-1]:
-        x = activation(F.linear(x, params[f"{name}.weight"], params[f"{name}.bias"]))
+    for i in range(len(spec.hidden_sizes)):
+        x = F.linear(x, params[f"hidden.{i}.weight"], params[f"hidden.{i}.bias"])
+        if getattr(spec, "layer_norm", False):
+            x = F.layer_norm(x, x.shape[-1:], 1 + params[f"norm.{i}.weight"], params[f"norm.{i}.bias"])
+        x = activation(x)
     outputs = F.linear(x, params[f"{spec.head.layer}.weight"], params[f"{spec.head.layer}.bias"])
     if isinstance(spec.head, CategoricalHead):
         return Several([TorchCategorical(logits=logits) for logits in outputs.split(spec.head.counts, -1)])
