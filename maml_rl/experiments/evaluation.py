@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.episode_info import EpisodeInfo
@@ -24,6 +23,7 @@ from maml_rl.policies.policy import Policy
 from maml_rl.tools.checks import COUNT_OR_ZERO, POSITIVE, checked
 from maml_rl.tools.files import strict_json, write_atomically
 from maml_rl.tools.intervals import interval_95
+from maml_rl.tools.threads import one_thread
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S, time_limit
 
 Tasks: TypeAlias = Sequence[Any] | np.ndarray
@@ -208,8 +208,7 @@ def evaluate(
     if len(tasks) == 0:
         raise ValueError("tasks is empty; evaluation needs at least one task")
     parts = []
-    # One thread: the result must not depend on the machine, and the matrices are small.
-    with ThreadpoolController().limit(limits=1):
+    with one_thread():
         for start in range(0, len(tasks), TASKS_PER_CHUNK):
             chunk = tasks[start : start + TASKS_PER_CHUNK]
             steps = list(map(_measured, adaptation(env, protocol, chunk, first_task + start)))

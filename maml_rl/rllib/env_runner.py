@@ -19,6 +19,7 @@ from maml_rl.envs.rollout import State, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
 from maml_rl.rllib.env_registry import make_env
+from maml_rl.tools.threads import one_thread
 from maml_rl.tools.user_folder import work_in_users_folder
 
 
@@ -65,7 +66,6 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         self.module = None
         self._callbacks = RunnerCallbacks(self)
         self.make_env()
-        # Threads do not pay for matrices of this size, and their number must not change the results.
         self._blas = ThreadpoolController()
 
     def make_env(self) -> None:
@@ -98,7 +98,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         started = time.perf_counter()
         diverged = self.env.diverged_episodes
         trajectories, episodes, infos = [], [], []
-        with self._blas.limit(limits=1):
+        with one_thread(self._blas):
             for offset, task in enumerate(block.tasks):
                 task_params = {
                     name: value[block.first + offset if len(value) > 1 else 0]

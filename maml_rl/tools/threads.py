@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 """Like the built-in ``map``: results in the order of the items."""
@@ -29,5 +30,22 @@ def threads_over_chunks() -> Iterator[Map]:
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread(blas: ThreadpoolController | None = None) -> Iterator[None]:
+    """Numpy and torch compute in this thread alone: for matrices as small as those of rollouts others do not pay,
+    and their number would change the results.
+
+    Args:
+        blas: made in this process before, which takes a while.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with (blas or ThreadpoolController()).limit(limits=1):
+            yield
     finally:
         torch.set_num_threads(threads)
