@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.checks import BOOL, COUNT, COUNT_OR_ZERO, POSITIVE, SEED, checked, one_of
 from maml_rl.tools.run_directory import RunDirectory
+from maml_rl.tools.stacked_module import StackedModule
 from supervised.data.episodes import Examples, Purpose, Sampler, check_episodes, stream
 from supervised.experiments.training import TrainingRun
 from supervised.learning.losses import UserLoss, loss_of_each_task
@@ -27,7 +28,6 @@ from supervised.learning.meta_step import (
 from supervised.learning.problem import Problem, chunk_size, validation_after_adaptation
 from supervised.learning.settings import TrainingSettings
 from supervised.learning.trainer import MetaTrainer
-from supervised.models.user_model import ModuleNetwork
 
 
 class MetaLearner:
@@ -69,7 +69,7 @@ class MetaLearner:
         inner_steps = checked("inner_steps", inner_steps, COUNT_OR_ZERO)
         checked("first_order", first_order, BOOL)
         checked("learn_inner_lr", learn_inner_lr, one_of(get_args(LearnInnerLR)))
-        self.network = ModuleNetwork(module.to(device), adapt_only, vectorize)
+        self.network = StackedModule(module.to(device), adapt_only, vectorize)
         self.device = torch.device(device)
         each = loss_of_each_task(loss)
         self.learner = Learner(

@@ -1,4 +1,4 @@
-"""Any ``torch.nn.Module`` in the form that the meta-learner needs."""
+"""Any ``torch.nn.Module`` as a function of parameters that are stacked over tasks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-
-from maml_rl.learning.meta_learner import Params
+from torch.utils._pytree import tree_leaves, tree_map
 
 logger = logging.getLogger(__name__)
+
+Params = dict[str, Tensor]
 
 # The second derivative with respect to an adapted scale is silently wrong under vmap (torch 2.13).
 _WRONG_UNDER_VMAP = (nn.modules.batchnorm._BatchNorm,)
 
 
 @dataclass
-class ModuleNetwork:
-    """A module as a network (``networks.Network``): its parameters as values, never swapped in and kept.
+class StackedModule:
+    """A module whose parameters are values, never swapped in and kept.
+
+    Inputs and outputs are ``[tasks, n, ...]``; inputs may also be dictionaries and tuples of such tensors.
 
     Parameters with ``requires_grad=False`` are part of the module and not of the meta-parameters: they are neither
     adapted nor trained. One that ``forward`` does not use stays as it is.
@@ -70,24 +73,25 @@ class ModuleNetwork:
     def adapted(self, name: str) -> bool:
         return not self.adapt_only or name.startswith(self.adapt_only)
 
-    def __call__(self, params: Params, inputs: Tensor) -> Tensor:
+    def __call__(self, params: Params, inputs: Any) -> Tensor:
         if self._at_once is None:
             self._at_once = self._try(params, inputs)
         if self._writes_to_inputs:
-            inputs = inputs.clone()
+            inputs = tree_map(torch.clone, inputs)
         return vmap(self._one_task)(params, inputs) if self._at_once else self._stack(params, inputs)
 
-    def _one_task(self, params: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def _one_task(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
         outputs = functional_call(self.module, dict(params), (inputs,))
         if not isinstance(outputs, Tensor):
             raise ValueError(f"module: forward returned {type(outputs).__name__}; it must return one tensor")
         return outputs
 
-    def _stack(self, params: Params, inputs: Tensor) -> Tensor:
-        tasks = [
-            self._one_task({name: value[i] for name, value in params.items()}, inputs[i])
-            for i in range(len(inputs))
-        ]
+    def _stack(self, params: Params, inputs: Any) -> Tensor:
+        def part(i: int) -> Any:
+            return tree_map(lambda x: x[i], inputs)
+
+        count = len(next(iter(params.values())))
+        tasks = [self._one_task({n: value[i] for n, value in params.items()}, part(i)) for i in range(count)]
         return torch.stack(tasks)
 
     def module_with(self, params: Params) -> nn.Module:
@@ -99,16 +103,16 @@ class ModuleNetwork:
     # --- the first call
 
     @torch.enable_grad()
-    def _try(self, params: Params, inputs: Tensor) -> bool:
+    def _try(self, params: Params, inputs: Any) -> bool:
         """Whether tasks can be computed at once: whether the first two have the same outputs and gradients so.
 
         Raises:
             ValueError: the module is not a function of parameters and inputs, or ``vectorize`` insists in vain.
         """
         few = {name: value[:2].detach().clone().requires_grad_() for name, value in params.items()}
-        given = inputs[:2].clone()
+        given = tree_map(lambda x: x[:2].clone(), inputs)
         expected = _with_gradients(self._plain(few, given), few)
-        self._writes_to_inputs = given._version > 0
+        self._writes_to_inputs = any(x._version > 0 for x in tree_leaves(given))
         if self.vectorize is False:
             return False
         if any(isinstance(part, _WRONG_UNDER_VMAP) for part in self.module.modules()):
@@ -116,7 +120,7 @@ class ModuleNetwork:
                 raise ValueError("vectorize is True, but vmap gets batch normalisation wrong; leave it out")
             return False
         try:
-            found = _with_gradients(vmap(self._one_task)(few, inputs[:2].clone()), few)
+            found = _with_gradients(vmap(self._one_task)(few, tree_map(lambda x: x[:2].clone(), inputs)), few)
         except Exception as error:  # what vmap refuses, it refuses with many classes
             if self.vectorize:
                 raise ValueError(f"vectorize is True, but vmap refuses the module: {error}") from error
@@ -127,7 +131,7 @@ class ModuleNetwork:
             for a, b in zip(found, expected, strict=True)
         )
 
-    def _plain(self, params: Params, inputs: Tensor) -> Tensor:
+    def _plain(self, params: Params, inputs: Any) -> Tensor:
         """The outputs, without vmap; what the module must not do is found on the way."""
         state = {name: value.clone() for name, value in self.module.named_buffers()}
         random = torch.get_rng_state()

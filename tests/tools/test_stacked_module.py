@@ -16,10 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, mse_loss
 
 from maml_rl.learning.meta_learner import stack_params
+from maml_rl.tools.stacked_module import StackedModule
 from supervised import Episodes, Examples, MetaLearner
 from supervised.learning.losses import loss_of_each_task
 from supervised.learning.meta_step import Learner, meta_gradient
-from supervised.models.user_model import ModuleNetwork
 
 EXAMPLE = ROOT / "supervised" / "examples" / "own_model.py"
 README = ROOT / "README.md"
@@ -53,7 +53,7 @@ def small_module() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def goes_at_once(network: ModuleNetwork, episodes: Episodes) -> bool:
+def goes_at_once(network: StackedModule, episodes: Episodes) -> bool:
     """Whether the network computes several tasks by vmap."""
     params = stack_params(network.init_params(None), episodes.tasks)
     network(params, episodes.support.inputs)
@@ -65,7 +65,7 @@ def gradients(
     module: nn.Module, episodes: Episodes, vectorize: bool | None = None, first_order: bool = False
 ) -> dict[str, Tensor]:
     each = loss_of_each_task(mse_loss)
-    network = ModuleNetwork(module, vectorize=vectorize)
+    network = StackedModule(module, vectorize=vectorize)
     params = {k: v.requires_grad_() for k, v in network.init_params(np.random.default_rng(0)).items()}
     learner = Learner(network, each, each, 0.1, 2, first_order)
     return meta_gradient(learner, params, episodes, episodes.tasks)[0]
@@ -100,7 +100,7 @@ def test_a_modules_meta_gradient_is_a_plain_loops(norm: bool) -> None:
     episodes = lines(np.random.default_rng(0), 3)
     episodes = Episodes(*(Examples(x.double(), y.double()) for x, y in episodes))
     # vmap would get the scale's second derivative wrong
-    assert goes_at_once(ModuleNetwork(module), episodes) != norm
+    assert goes_at_once(StackedModule(module), episodes) != norm
     expected = plain_gradients(module, episodes)
     for found, value in zip(gradients(module, episodes).values(), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=1e-10, atol=1e-12)
@@ -177,13 +177,13 @@ def test_what_vmap_refuses_has_a_plain_loops_gradients(kind: type[nn.Module], ve
         torch.testing.assert_close(gradient, value, rtol=1e-9, atol=1e-12)
         assert gradient.any() != name.startswith("unused")
     assert torch.equal(episodes.support.inputs, inputs)
-    assert goes_at_once(ModuleNetwork(module, vectorize=vectorize), episodes) == (
+    assert goes_at_once(StackedModule(module, vectorize=vectorize), episodes) == (
         kind is Plain and vectorize is None
     )
 
 
 def test_vectorize_insists() -> None:
-    assert goes_at_once(ModuleNetwork(made(Plain), vectorize=True), doubles())
+    assert goes_at_once(StackedModule(made(Plain), vectorize=True), doubles())
     with pytest.raises(ValueError, match="vectorize is True, but vmap refuses the module"):
         gradients(made(Branching), doubles(), vectorize=True)
     normed = nn.Sequential(nn.BatchNorm1d(1, track_running_stats=False), nn.Linear(1, 1)).double()
@@ -210,9 +210,9 @@ def test_frozen_parameters_are_neither_adapted_nor_trained() -> None:
     for found, value in zip(gradients(double, doubles()).values(), expected, strict=True):
         torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="no parameter has requires_grad=True"):
-        ModuleNetwork(nn.Linear(1, 1).requires_grad_(False))
+        StackedModule(nn.Linear(1, 1).requires_grad_(False))
     with pytest.raises(ValueError, match="adapt_only holds '0', but no trainable parameter begins so: 2"):
-        ModuleNetwork(module, ("0",))
+        StackedModule(module, ("0",))
 
 
 class Attention(Plain):
@@ -398,10 +398,10 @@ def test_labels_that_do_not_fit_the_outputs() -> None:
 
 def test_modules_with_state_or_chance_are_refused() -> None:
     with pytest.raises(ValueError, match="module 0 tracks running statistics"):
-        ModuleNetwork(nn.Sequential(nn.BatchNorm1d(3)))
+        StackedModule(nn.Sequential(nn.BatchNorm1d(3)))
     with pytest.raises(ValueError, match="dropout is random"):
-        ModuleNetwork(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)))
+        StackedModule(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)))
     with pytest.raises(ValueError, match="lstm: dropout is random"):
-        ModuleNetwork(nn.ModuleDict({"lstm": nn.LSTM(1, 1, 2, dropout=0.5)}))
+        StackedModule(nn.ModuleDict({"lstm": nn.LSTM(1, 1, 2, dropout=0.5)}))
     with pytest.raises(ValueError, match="adapt_only holds 'head', but no trainable parameter begins so"):
-        ModuleNetwork(nn.Linear(1, 1), ("head",))
+        StackedModule(nn.Linear(1, 1), ("head",))
