@@ -31,6 +31,7 @@ def evaluate(
     policy: Literal["best", "latest"] = "best",
     pretrained: FlagCreatePairsOff[bool] = False,
     env: str | None = None,
+    module: str | None = None,
     sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     num_workers: int | None = None,
     address: str | None = None,
@@ -50,6 +51,7 @@ def evaluate(
         policy: the policy with the best return after adaptation, or the latest one.
         pretrained: evaluate the policy that comes with the package; nothing is written.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        module: likewise the network of its policy, where it is one of your own.
         sample_timeout_s: longest time that the environment may take over one task's episodes.
         num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
@@ -70,6 +72,7 @@ def evaluate(
         tasks=tasks,
         seed=seed,
         env=env,
+        module=module,
         sample_timeout_s=sample_timeout_s,
     )
     result = _measure(held_out, num_workers, address)
@@ -91,6 +94,7 @@ def tune(
     seed: int = 1,
     policy: Literal["best", "latest"] = "best",
     env: str | None = None,
+    module: str | None = None,
     sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     num_workers: int | None = None,
     address: str | None = None,
@@ -106,6 +110,7 @@ def tune(
         seed: of the tasks and the rollouts.
         policy: the policy with the best return after adaptation, or the latest one.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        module: likewise the network of its policy, where it is one of your own.
         sample_timeout_s: longest time that the environment may take over one task's episodes.
         num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
@@ -131,6 +136,7 @@ def tune(
             tasks=tasks,
             seed=seed,
             env=env,
+            module=module,
             sample_timeout_s=sample_timeout_s,
         )
         for lr in inner_lr

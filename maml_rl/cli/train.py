@@ -38,7 +38,7 @@ GROUPS = {
     "guidance": ("expert", "expert_std_scale", "expert_clip"),
     "policy": (
         *("hidden_sizes", "activation", "layer_norm", "conv_filters", "recurrent", "recurrent_size"),
-        *("adapt_only", "initial_std", "min_std"),
+        *("adapt_only", "module", "initial_std", "min_std"),
     ),
 }
 
@@ -50,7 +50,7 @@ def train_options(arguments: Sequence[str]) -> type:
     config = MAMLConfig()
     if preset is not None and method in METHODS:
         config = new_plan(preset, typing.cast(MethodName, method)).config
-    hints = typing.get_type_hints(MAMLConfig.training)
+    hints = typing.get_type_hints(MAMLConfig.training) | {"module": str}
     defaults = {name: getattr(config, name) for name in TRAINING_FIELDS}
     return option_groups(GROUPS, hints, explanations(MAMLConfig.training), defaults)
 
@@ -156,7 +156,7 @@ def _stored(
     env: str | None,
     env_config: dict[str, str] | None,
 ) -> Plan:
-    plan = stored_plan(run, env or preset)
+    plan = stored_plan(run, env or preset, changes.get("module"))
     for name, value in (("preset", preset), ("method", method)):
         if value not in (None, getattr(plan, name)):
             raise ValueError(f"{name} is {value!r}, but {run.path} holds a run of {getattr(plan, name)!r}")
@@ -224,5 +224,6 @@ def _training(
 def _say(run: Run, plan: Plan, row: dict[str, Any], seconds: float) -> None:
     line = f"{run.path}: {seconds:.0f} s"
     if row["iteration"] >= plan.iterations:  # an interrupted run has said how to go on
-        line += f"; next: {shell_line('maml-rl', 'evaluate', run.path, *naming_options(plan.config.env))}"
+        names = naming_options(plan.config.env, plan.config.module)
+        line += f"; next: {shell_line('maml-rl', 'evaluate', run.path, *names)}"
     print(line)

@@ -43,6 +43,7 @@ def video(
     policy: Literal["best", "latest"] = "best",
     pretrained: FlagCreatePairsOff[bool] = False,
     env: str | None = None,
+    module: str | None = None,
 ) -> None:
     """Film a policy before and after adaptation to a task, side by side. Needs no display.
 
@@ -58,6 +59,7 @@ def video(
         policy: the policy with the best return after adaptation, or the latest one.
         pretrained: film the policy that comes with the package.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
+        module: likewise the network of its policy, where it is one of your own.
     """
     from rich.console import Console
 
@@ -68,7 +70,7 @@ def video(
 
     folder = None if pretrained else Run.open(run)
     loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
-    held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env)
+    held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env, module=module)
     with Console(stderr=True).status("opening the environment") as status:
         made = make_video(
             held_out,

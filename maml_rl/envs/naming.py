@@ -41,9 +41,10 @@ def check_may_import(stored: Any, named: str | None) -> None:
         )
 
 
-def naming_options(env: Any) -> tuple[str, ...]:
-    """What a later command has to say of an environment that is not the package's own."""
-    return () if is_own(env) else ("--env", str(env))
+def naming_options(env: Any, module: Any = None) -> tuple[str, ...]:
+    """What a later command has to say of an environment and a network that are not the package's own."""
+    of_env = () if is_own(env) else ("--env", str(env))
+    return of_env if module is None else (*of_env, "--module", str(module))
 
 
 def find_target(env: Any) -> Any:
@@ -79,6 +80,21 @@ def find_factory(env: Any) -> Callable[..., Any]:
     return target
 
 
+def find_network(name: str) -> Any:
+    """The class or function ``"module:attribute"`` that makes a policy's network.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, attribute = name.rpartition(":")
+    if not module:
+        raise ValueError(f"module is {name!r}; it must be written package.module:Class")
+    found = getattr(_import(name, module, "module"), attribute, None)
+    if not callable(found):
+        raise ValueError(f"module is {name!r}, but {module!r} has no class or function {attribute!r}")
+    return found
+
+
 def _named(name: str) -> Any:
     module, _, attribute = name.rpartition(":")
     found = getattr(_import(name, module), attribute, None) if module else None
@@ -91,10 +107,10 @@ def _named(name: str) -> Any:
     raise ValueError(f"environment is {name!r}; no environment of this name is registered")
 
 
-def _import(name: str, module: str) -> types.ModuleType:
+def _import(name: str, module: str, field: str = "environment") -> types.ModuleType:
     """A module; those of the user's folder are found last, so that no file there stands in for an installed one."""
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f"environment is {name!r}, but {module!r} is not the full name of a module")
+        raise ValueError(f"{field} is {name!r}, but {module!r} is not the full name of a module")
     folder = os.environ.get(USER_FOLDER, os.getcwd())
     if folder not in sys.path:
         sys.path.append(folder)
@@ -102,5 +118,5 @@ def _import(name: str, module: str) -> types.ModuleType:
         return import_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's module does
         raise ValueError(
-            f"environment is {name!r}, but {module!r} cannot be imported: {type(error).__name__}: {error}"
+            f"{field} is {name!r}, but {module!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error

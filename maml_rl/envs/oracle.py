@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, Tuple
 
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.spaces import VectorBox
+from maml_rl.policies.structure import Leaf
 
 
 class TaskInObservation(TaskVectorEnv):
@@ -23,7 +25,12 @@ class TaskInObservation(TaskVectorEnv):
         self._features = env.task_features(example)
         space = env.single_observation_space
         bound = np.full(space.shape[0] + len(self._features), np.inf, space.dtype)
-        told = VectorBox(-bound, bound, space.dtype, getattr(space, "images", ()))
+        told: Box = Box(-bound, bound, dtype=bound.dtype.type)
+        if isinstance(space, VectorBox):
+            size = len(self._features)
+            both = Tuple([space.original, Box(-np.inf, np.inf, (size,), np.float32)])
+            structure = (space.structure, Leaf(space.shape[0], (size,), size))
+            told = VectorBox(-bound, bound, space.dtype, both, structure, space.images)
         self.metadata = env.metadata
         super().__init__(
             env.num_envs,

@@ -12,16 +12,31 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head
+from maml_rl.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head, StateGaussianHead
 from maml_rl.policies.policy import Image, Policy
+from maml_rl.policies.structure import Leaf, Structure
 
 
 class VectorBox(Box):
-    """A box of vectors that knows where pictures lie in them."""
+    """A box of vectors that stand for observations of another space.
 
-    def __init__(self, low: np.ndarray, high: np.ndarray, dtype: Any, images: tuple[Image, ...] = ()) -> None:
+    Attributes:
+        original: that space.
+        structure: how its observations lie in the vectors.
+        images: the pictures in the vectors.
+    """
+
+    def __init__(
+        self,
+        low: np.ndarray,
+        high: np.ndarray,
+        dtype: Any,
+        original: Space[Any],
+        structure: Structure,
+        images: tuple[Image, ...] = (),
+    ) -> None:
         super().__init__(low, high, dtype=dtype)
-        self.images = images
+        self.original, self.structure, self.images = original, structure, images
 
 
 class FlatObservations:
@@ -47,8 +62,14 @@ class FlatObservations:
             self.box = self._part.space
         else:
             low, high = self._part.bounds()
-            images = tuple(self._part.images(0))
-            self.box = VectorBox(low.astype(np.float32), high.astype(np.float32), np.float32, images)
+            self.box = VectorBox(
+                low.astype(np.float32),
+                high.astype(np.float32),
+                np.float32,
+                space,
+                self._part.structure(0),
+                tuple(self._part.images(0)),
+            )
 
     def __call__(self, observation: Any) -> np.ndarray:
         """The vector; raises ValueError, naming the part that is not of its space."""
@@ -114,7 +135,7 @@ def misfit(policy: Policy, env: TaskVectorEnv) -> str | None:
 
 def same_actions(head: Head, space: Space[Any]) -> bool:
     """Whether a policy's actions are those of a space."""
-    if isinstance(head, GaussianHead):
+    if isinstance(head, GaussianHead | StateGaussianHead):
         return isinstance(space, Box) and head.size == math.prod(space.shape)
     return head == head_of(space)
 
@@ -170,9 +191,18 @@ class _Part(ABC):
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Least and largest vector."""
 
+    @property
+    def size(self) -> int:
+        """Numbers of the vector."""
+        return len(self.bounds()[0])
+
     def images(self, start: int) -> list[Image]:
         """The pictures in the vector, which begins at ``start``."""
         return []
+
+    def structure(self, start: int) -> Structure:
+        """Where in the vector, which begins at ``start``, everything lies."""
+        return Leaf(start, (self.size,), self.size)
 
     @abstractmethod
     def __call__(self, value: Any) -> np.ndarray:
@@ -209,6 +239,9 @@ class _Numbers(_Part):
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         return self.space.low.reshape(-1) * self._scale, self.space.high.reshape(-1) * self._scale
 
+    def structure(self, start: int) -> Structure:
+        return Leaf(start, self.space.shape, self.size)
+
     def images(self, start: int) -> list[Image]:
         shape = self.space.shape
         if not self._is_image or len(shape) not in (2, 3):
@@ -223,6 +256,9 @@ class _Numbers(_Part):
 
 class _Binary(_Part):
     """Zeros and ones."""
+
+    def structure(self, start: int) -> Structure:
+        return Leaf(start, self.space.shape, self.size)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         size = int(np.prod(self.space.shape))
@@ -275,8 +311,15 @@ class _Parts(_Part):
         found: list[Image] = []
         for part in self._parts.values():
             found += part.images(start)
-            start += len(part.bounds()[0])
+            start += part.size
         return found
+
+    def structure(self, start: int) -> Structure:
+        found = {}
+        for key, part in self._parts.items():
+            found[key] = part.structure(start)
+            start += part.size
+        return found if isinstance(self.space, Dict) else tuple(found.values())
 
     def __call__(self, value: Any) -> np.ndarray:
         kind: Any = Mapping if isinstance(self.space, Dict) else tuple | list

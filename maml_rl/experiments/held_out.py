@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +13,12 @@ from maml_rl.envs.rollout import Phase, stream
 from maml_rl.experiments.evaluation import Protocol, Tasks
 from maml_rl.experiments.methods import GUIDED, METHODS
 from maml_rl.experiments.presets import Return, get_experiment
+from maml_rl.policies.heads import GaussianHead
+from maml_rl.policies.module_policy import UnknownModule
+from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import PolicyFile
+from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.policy_builder import module_name
 from maml_rl.tools.checks import COUNT, POSITIVE, SEED, checked
 from maml_rl.tools.memory_size import Need, check_fits, total_memory
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S, time_limit
@@ -29,12 +35,14 @@ class HeldOut:
         tasks: number of tasks, drawn with ``seed``; None is the paper's own 40 tasks.
         seed: of the rollouts.
         env: the policy's environment, where that is not the package's own: files do not choose what is imported.
+        module: likewise the policy's network, where it is a module.
         sample_timeout_s: longest time that the environment may take over one task's episodes.
 
     Raises:
         ValueError: a number is out of range or asks for more memory than there is, or the policy is not adapted but
             ``steps`` were given.
         UntrustedEnvError: the policy names an environment that ``env`` does not.
+        ModuleError: likewise a network, or it is not that of the file.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class HeldOut:
         tasks: int | None = None,
         seed: int = 0,
         env: str | None = None,
+        module: Any = None,
         sample_timeout_s: float = SAMPLE_TIMEOUT_S,
     ) -> None:
         self.info = info = policy.info
@@ -63,8 +72,11 @@ class HeldOut:
         self.episodes = checked(
             "episodes", self._experiment.test_episodes if episodes is None else episodes, COUNT
         )
+        self.make_env = partial(
+            make_task_env, info["env"], self.episodes, info["horizon"], info["env_config"]
+        )
         self.protocol = Protocol(
-            spec=policy.spec,
+            spec=self._policy(policy.spec, module),
             meta_params=None if info["method"] == "random" else policy.params,
             steps=(3 if method.adapts else 0) if steps is None else steps,
             inner_lr=self.inner_lr,
@@ -91,9 +103,18 @@ class HeldOut:
             ],
             total_memory(),
         )
-        self.make_env = partial(
-            make_task_env, info["env"], self.episodes, info["horizon"], info["env_config"]
-        )
+
+    def _policy(self, spec: Policy, module: Any) -> Policy:
+        """The policy of a file; one of a module is made from what a person named."""
+        if not isinstance(spec, UnknownModule):
+            return spec
+        if module is None or module_name(module) != spec.name:
+            return spec.resolved(None)
+        config = MAMLConfig().training(module=module, adapt_only=spec.adapt_only)
+        if isinstance(spec.head, GaussianHead):
+            config.training(initial_std=spec.head.initial_std, min_std=spec.head.min_std)
+        with closing(self.make_env()) as env:
+            return spec.resolved(config.policy_spec(env.single_observation_space, env.single_action_space))
 
     @property
     def _has_standard_tasks(self) -> bool:

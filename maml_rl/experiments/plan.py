@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_rl.envs import TaskVectorEnv, check_may_import
+from maml_rl.envs.naming import UntrustedEnvError
 from maml_rl.experiments.methods import GUIDED, METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
@@ -54,8 +55,9 @@ class Plan:
         config.validate()
         with time_limit(config.sample_timeout_s, "the environment did not start within sample_timeout_s"):
             env = make_env(config, 1)
+        policy = config.policy_spec(env.single_observation_space, env.single_action_space)
         if config.expert is not None:
-            load_expert(Path(config.expert), env)
+            load_expert(Path(config.expert), env, recurrent=policy.recurrent)
         return env
 
 
@@ -69,15 +71,16 @@ def new_plan(preset: str, method: MethodName) -> Plan:
     return Plan(config, preset, method, iterations)
 
 
-def stored_plan(run: Run, named_env: str | None) -> Plan:
+def stored_plan(run: Run, named_env: str | None, named_module: str | None = None) -> Plan:
     """The run that ``run`` holds, to be gone on with.
 
     Args:
         named_env: the run's environment, where it is not the package's own.
+        named_module: likewise the policy's network.
 
     Raises:
         RunError: the description is not one of a run, naming the field.
-        UntrustedEnvError: the environment has to be named.
+        UntrustedEnvError: the environment or the network has to be named.
     """
     stored, file = run.description(), run.path / "config.json"
     for name in ("preset", "method", "iterations", "checkpoint_every"):
@@ -92,6 +95,11 @@ def stored_plan(run: Run, named_env: str | None) -> Plan:
         what = f"lacks {min(missing)}" if missing else f"holds the unknown field {min(unknown)}"
         raise RunError(f"{file} {what}")
     check_may_import(fields["env"], named_env)
+    if fields["module"] not in (None, named_module):
+        raise UntrustedEnvError(
+            f"module is {fields['module']!r} in {file}, and files do not choose what is imported; if you trust it, "
+            f"name it yourself: --module {fields['module']}"
+        )
     config = MAMLConfig()
     for name, value in fields.items():
         setattr(config, name, value if name == "env_config" else plain(value))

@@ -16,10 +16,12 @@ from rich.console import Console
 from maml_rl.envs.naming import naming_options
 from maml_rl.experiments.methods import MethodName
 from maml_rl.experiments.run import Run
+from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.learner import NumpyParams
 from maml_rl.rllib.maml import MAML, TrainingState
+from maml_rl.rllib.policy_builder import module_name
 from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.command_line import shell_line
 from maml_rl.tools.event_log import EventLog
@@ -88,6 +90,7 @@ class TrainingRun:
     checkpoint_every: int = 10
     start_from: NumpyParams | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
+    _policy: Policy | None = field(default=None, init=False)
 
     def __call__(self) -> dict[str, Any]:
         """Train; returns the last row of ``progress.csv``.
@@ -173,7 +176,11 @@ class TrainingRun:
                 self._save_checkpoint(algo, recent)
         if algo.iteration < self.iterations:
             command = shell_line(
-                "maml-rl", "train", "--resume", self.run.path, *naming_options(self.config.env)
+                "maml-rl",
+                "train",
+                "--resume",
+                self.run.path,
+                *naming_options(self.config.env, self.config.module),
             )
             self.console.print(
                 f"interrupted after iteration {algo.iteration} of {self.iterations}; continue with: {command}",
@@ -217,6 +224,8 @@ class TrainingRun:
         **more: Any,
     ) -> None:
         config = self.config
+        if self._policy is None:  # made once: a module of the user's is tried out each time
+            self._policy = config.policy_spec(*algo.spaces["__env__"])
         info = {
             "preset": self.preset,
             "method": self.method,
@@ -227,7 +236,7 @@ class TrainingRun:
             **{name: getattr(config, name) for name in _KEPT_FIELDS},
             **more,
         }
-        save_policy(self.run.path / file, config.policy_spec(*algo.spaces["__env__"]), params, info, state)
+        save_policy(self.run.path / file, self._policy, params, info, state)
 
 
 @dataclass
@@ -297,6 +306,8 @@ def progress_line(row: dict[str, Any]) -> str:
 def result_fields(config: MAMLConfig) -> dict[str, Any]:
     """All that the parameters of a run depend on, as JSON holds it."""
     fields = {name: getattr(config, name) for name in RESULT_FIELDS}
+    if config.module is not None:
+        fields["module"] = module_name(config.module)
     return {name: _as_lists(value) for name, value in fields.items()}
 
 

@@ -98,6 +98,39 @@ class Gaussian(Distribution):
 
 
 @dataclass(frozen=True)
+class StateGaussian(Distribution):
+    """Diagonal Gaussians whose deviations depend on the observation.
+
+    Attributes:
+        outputs: means, then logarithms of deviations.
+    """
+
+    outputs: Float[Tensor, "tasks ... outputs"]
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        return (self.outputs,)
+
+    def with_parts(self, parts: Iterable[Tensor]) -> StateGaussian:
+        return StateGaussian(*parts)
+
+    def log_prob(self, actions: Float[Tensor, "tasks ... actions"]) -> Float[Tensor, "tasks ..."]:
+        mean, log_std = self.outputs.chunk(2, -1)
+        z = (actions - mean) * torch.exp(-log_std)
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def kl(self, other: StateGaussian) -> Float[Tensor, "tasks ..."]:
+        (mean, log_std), (of_other, log_std_of_other) = self.outputs.chunk(2, -1), other.outputs.chunk(2, -1)
+        ratio = 2 * (log_std - log_std_of_other)
+        shift = (mean - of_other).square() * torch.exp(-2 * log_std_of_other)
+        return 0.5 * (shift + torch.exp(ratio) - ratio - 1).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "tasks ..."]:
+        _, log_std = self.outputs.chunk(2, -1)
+        return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+@dataclass(frozen=True)
 class Categorical(Distribution):
     """Independent categorical variables; an action is the number of each one's category, from 0.
 

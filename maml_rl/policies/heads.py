@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian
+from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
 
 LOG_STD = "log_std"
 
@@ -130,6 +130,33 @@ class GaussianHead(Head):
 
 
 @dataclass(frozen=True)
+class StateGaussianHead(Head):
+    """Numbers, from Gaussians whose means and logarithms of deviations are the network's: RLlib's usual ones."""
+
+    size: int
+
+    kind = "state_gaussian"
+    layer = "mean_and_log_std"
+
+    @property
+    def action_size(self) -> int:
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        return 2 * self.size
+
+    def from_parts(self, parts: Sequence[Tensor]) -> StateGaussian:
+        return StateGaussian(*parts)
+
+    def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
+        return rng.standard_normal((steps, episodes, self.size), np.float32)
+
+    def act(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return outputs[:, : self.size] + np.exp(outputs[:, self.size :]) * noise
+
+
+@dataclass(frozen=True)
 class CategoricalHead(Head):
     """Numbers of categories, from 0: one variable per entry of ``counts``."""
 
@@ -193,7 +220,8 @@ class BernoulliHead(Head):
         return actions
 
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (GaussianHead, CategoricalHead, BernoulliHead)}
+_ALL: tuple[type[Head], ...] = (GaussianHead, StateGaussianHead, CategoricalHead, BernoulliHead)
+HEADS = {head.kind: head for head in _ALL}
 
 
 def make_head(described: Mapping[str, Any]) -> Head:

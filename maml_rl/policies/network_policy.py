@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,15 +25,14 @@ from maml_rl.policies.layers import (
 )
 from maml_rl.policies.policy import (
     CONTEXT,
-    Actor,
     Blocks,
     Image,
     Params,
-    Policy,
     Scratch,
     from_blocks,
     init_weights,
 )
+from maml_rl.policies.torch_policy import TorchPolicy
 
 GATES = {"gru": 3, "lstm": 4}
 STATES = {"gru": 1, "lstm": 2}
@@ -46,7 +44,7 @@ Filter = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class NetworkPolicy(Policy):
+class NetworkPolicy(TorchPolicy):
     """Pictures through convolutions; with the rest of the observation through dense layers; then a recurrent cell.
 
     Attributes:
@@ -160,7 +158,7 @@ class NetworkPolicy(Policy):
         if self.recurrent_cell is not None:
             x = x.unflatten(1, samples)
             if state is None:
-                state = x.new_zeros(tasks, samples[0], self.state_size)
+                state = self.initial_state(params, samples[0]).to(x).expand(tasks, -1, -1)
             x, state = (gru if self.recurrent_cell == "gru" else lstm)(params, x, state)
             x = x.flatten(1, 2)
         return linear(params, self.head.layer, x).unflatten(1, samples), state
@@ -187,8 +185,16 @@ class NetworkPolicy(Policy):
 
     # --- its two uses
 
-    def actor(self, params: Mapping[str, np.ndarray], episodes: int) -> Actor:
-        return _TorchActor(self, params)
+    def initial_state(self, params: Mapping[str, Tensor], n: int) -> Tensor:
+        return torch.zeros(n, self.state_size)
+
+    def unroll(
+        self, params: Mapping[str, Tensor], observations: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        stacked = {name: value[None] for name, value in params.items()}
+        before = None if state is None else state[None]
+        outputs, after = self._outputs(stacked, observations[None], Switches(), before)
+        return outputs[0], None if after is None else after[0]
 
     def network(
         self, blocks: Blocks, observations: Tensor, scratch: Scratch, *, keep: bool, pattern: Any = None
@@ -213,23 +219,6 @@ class NetworkPolicy(Policy):
             "adapt_only": tuple(fields["adapt_only"]),
         }
         return cls(**{**fields, **lists, "images": tuple(images)})
-
-
-class _TorchActor(Actor):
-    """One batch per step over all episodes of a task."""
-
-    def __init__(self, policy: NetworkPolicy, params: Mapping[str, np.ndarray]) -> None:
-        self._policy = policy
-        self._params = {name: torch.from_numpy(np.ascontiguousarray(x))[None] for name, x in params.items()}
-        self._state: Tensor | None = None
-
-    @torch.no_grad()
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(observations)[None]
-        if self._policy.recurrent:
-            x = x[:, :, None]
-        outputs, self._state = self._policy._outputs(self._params, x, Switches(), self._state)
-        return outputs.reshape(len(observations), -1).numpy()
 
 
 def _layer(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ import torch
 from maml_rl.policies.heads import make_head
 from maml_rl.policies.meta_params import INNER_LR
 from maml_rl.policies.mlp import MLP
+from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
@@ -30,7 +31,9 @@ class PolicyFileError(ValueError):
     """A policy file is missing, truncated, changed, or of another format; or its numbers are not finite."""
 
 
-_KINDS: dict[str, type[MLP] | type[NetworkPolicy]] = {MLP.kind: MLP, NetworkPolicy.kind: NetworkPolicy}
+_KINDS: dict[str, type[MLP] | type[NetworkPolicy] | type[UnknownModule]] = {
+    kind.kind: kind for kind in (MLP, NetworkPolicy, UnknownModule)
+}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from maml_rl.policies.network_policy import Filter
 from maml_rl.policies.policy import Policy
 from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
+from maml_rl.rllib.model_config import fields_of
 from maml_rl.rllib.policy_builder import Model, build_policy
 from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, Recurrent, reject_unused
 from maml_rl.tools.checks import checked, plain
@@ -79,6 +80,7 @@ class MAMLConfig(AlgorithmConfig):
         self.recurrent: Recurrent = None
         self.recurrent_size: int = 64
         self.adapt_only: tuple[str, ...] = ()
+        self.module: Any = None
         self.initial_std: float = 1.0  # code
         self.min_std: float = 1e-6  # code
         # RLlib's own fields with other defaults. Those of PPO are from trials on the ant: see RESULTS.md.
@@ -130,6 +132,7 @@ class MAMLConfig(AlgorithmConfig):
         recurrent: Recurrent = NotProvided,
         recurrent_size: int = NotProvided,
         adapt_only: tuple[str, ...] = NotProvided,
+        module: Any = NotProvided,
         initial_std: float = NotProvided,
         min_std: float = NotProvided,
         **rllib: Any,
@@ -181,6 +184,9 @@ class MAMLConfig(AlgorithmConfig):
             recurrent_size: its units.
             adapt_only: beginnings of the names of the parameters that inner steps change, such as ``hidden.1`` or
                 ``mean``; the others are meta-learned only. By default all are adapted.
+            module: your own network in place of those that the fields above describe: package.module:Class of a
+                torch.nn.Module, made with the observation space and the number of outputs; in Python also the
+                class, a function that makes one, or a module itself (see ``policies.module_policy``).
             initial_std: initial standard deviation of the actions, whose unit is half the action range.
             min_std: lower bound of the standard deviation.
             rllib: RLlib's own arguments; those without effect on MAML are refused by ``validate``.
@@ -202,6 +208,36 @@ class MAMLConfig(AlgorithmConfig):
         if isinstance(env, str) and env.startswith("__main__:"):
             env = find_target(env)  # in a runner's process another program is the main one
         super().environment(env, **rllib)
+        return self
+
+    def rl_module(
+        self,
+        *,
+        model_config: Any = NotProvided,
+        rl_module_spec: Any = NotProvided,
+        **rllib: Any,
+    ) -> Self:
+        """Set the policy's network the way RLlib's users do.
+
+        Args:
+            model_config: a ``DefaultModelConfig``, or a dictionary of some of its fields.
+            rl_module_spec: an ``RLModuleSpec``: its class returns inputs of RLlib's action distributions (for boxes
+                means, then logarithms of deviations); without a class only its ``model_config`` counts.
+            rllib: has no effect on MAML and is refused by ``validate``.
+
+        Raises:
+            ValueError: a field of the model's configuration means nothing here.
+        """
+        if rl_module_spec is not NotProvided:
+            if rl_module_spec is not None and not isinstance(rl_module_spec, RLModuleSpec):
+                raise ValueError(f"rl_module_spec is {rl_module_spec!r}; it must be an RLModuleSpec")
+            if rl_module_spec is None or rl_module_spec.module_class is not None:
+                self.module = rl_module_spec
+            elif model_config is NotProvided:
+                model_config = rl_module_spec.model_config
+        if model_config is not NotProvided:
+            self.training(**fields_of(model_config))
+        super().rl_module(**rllib)
         return self
 
     def validate(self) -> None:
@@ -307,6 +343,7 @@ class MAMLConfig(AlgorithmConfig):
             initial_std=self.initial_std,
             min_std=self.min_std,
             context_size=self.context_size,
+            module=self.module,
         )
 
     def meta_update_settings(self) -> MetaUpdateSettings:

@@ -10,11 +10,17 @@ from gymnasium.spaces import Box
 from maml_rl.envs import TaskVectorEnv
 from maml_rl.envs.spaces import ActionScale, same_actions
 from maml_rl.learning.guidance import Expert
+from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.policy_file import PolicyFileError, load_policy, policy_file_in
 
 
-def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False) -> Expert:
+def load_expert(
+    path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False, recurrent: bool = False
+) -> Expert:
     """The expert in a run directory or ``*.safetensors`` file.
+
+    Args:
+        recurrent: whether its pupil is: only then are there whole episodes for a recurrent expert.
 
     Raises:
         PolicyFileError: it cannot be read, is not of a policy that is told the tasks of ``env``, or
@@ -34,6 +40,12 @@ def load_expert(path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip:
             f"this environment has {expected[0]} inputs (the observation and the task) and actions of {actions}: "
             "train it with --method oracle"
         )
+    if isinstance(policy.spec, UnknownModule):
+        raise PolicyFileError(
+            f"expert: {file} is of module {policy.spec.name}; an expert has a built-in network"
+        )
+    if policy.spec.recurrent and not recurrent:
+        raise PolicyFileError(f"expert: {file} is recurrent; only a recurrent policy can imitate it")
     if clip and not (isinstance(actions, Box) and ActionScale(actions).bounded.all()):
         raise PolicyFileError(
             f"expert_clip is True, but actions of the environment are not bounded numbers: {actions}"

@@ -106,7 +106,8 @@ class MAML(Algorithm):
             self.config.sample_timeout_s, "the environment did not start within sample_timeout_s"
         ):
             env = make_env(self.config, 1)
-            check_sizes(self.config, env)
+            policy = self.config.policy_spec(env.single_observation_space, env.single_action_space)
+            check_sizes(self.config, policy)
             if isinstance(env, GymTaskEnv) and (what := find_memory(env)):
                 logger.warning(_MEMORY, self.config.env, what)
         expert = None
@@ -116,6 +117,7 @@ class MAML(Algorithm):
                 env,
                 std_scale=self.config.expert_std_scale,
                 clip=self.config.expert_clip,
+                recurrent=policy.recurrent,
             )
         env.close()
         # Of an environment that tells anything a result always says whether it told a success.

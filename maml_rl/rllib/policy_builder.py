@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypedDict
 
 from gymnasium.spaces import Box, Space
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import nn
 
+from maml_rl.envs.naming import find_network
 from maml_rl.envs.spaces import head_of
-from maml_rl.policies.heads import GaussianHead
+from maml_rl.policies.heads import GaussianHead, Head, StateGaussianHead
 from maml_rl.policies.layers import out_size
 from maml_rl.policies.mlp import MLP, WRITTEN_OUT
+from maml_rl.policies.module_policy import ModulePolicy
 from maml_rl.policies.network_policy import Filter, NetworkPolicy
 from maml_rl.policies.policy import Image, Policy
+from maml_rl.rllib.model_config import OfRLModule
 
 
 class Model(TypedDict):
@@ -28,6 +35,7 @@ class Model(TypedDict):
     initial_std: float
     min_std: float
     context_size: int
+    module: Any
 
 
 def build_policy(observation_space: Space[Any], action_space: Space[Any], model: Model) -> Policy:
@@ -45,6 +53,8 @@ def build_policy(observation_space: Space[Any], action_space: Space[Any], model:
         ):
             if value != unset:
                 raise ValueError(f"{name} is {value!r}, but the actions are no box but {action_space}")
+    if model["module"] is not None:
+        return _module_policy(observation_space, action_space, head, model)
     assert observation_space.shape is not None
     size = math.prod(observation_space.shape)
     images = getattr(observation_space, "images", ())
@@ -72,6 +82,47 @@ def build_policy(observation_space: Space[Any], action_space: Space[Any], model:
         model["recurrent"],
         model["recurrent_size"],
     )
+
+
+def _module_policy(
+    observation_space: Space[Any], action_space: Space[Any], head: Head, model: Model
+) -> ModulePolicy:
+    module: Any = model["module"]
+    if model["context_size"]:
+        raise ValueError(
+            f"context_size is {model['context_size']}, but module is given: it has no place for one"
+        )
+    seen = getattr(observation_space, "original", observation_space)
+    if isinstance(module, RLModuleSpec):
+        make: Callable[[], Any] = partial(OfRLModule, module, seen, action_space)
+        name = module_name(module.module_class)
+        if isinstance(action_space, Box):
+            head = StateGaussianHead(head.action_size)
+    elif isinstance(module, nn.Module):
+        make, name = partial(_same, module), module_name(type(module))
+    else:
+        factory = find_network(module) if isinstance(module, str) else module
+        make, name = partial(factory, seen, head.outputs), module_name(module)
+    assert observation_space.shape is not None
+    return ModulePolicy(
+        make,
+        head,
+        math.prod(observation_space.shape),
+        name=name,
+        structure=getattr(observation_space, "structure", None),
+        adapt_only=model["adapt_only"],
+    )
+
+
+def module_name(module: Any) -> str:
+    """How a module is named in messages and files."""
+    if isinstance(module, str):
+        return module
+    return f"{getattr(module, '__module__', '?')}:{getattr(module, '__qualname__', repr(module))}"
+
+
+def _same(module: nn.Module) -> nn.Module:
+    return module
 
 
 def default_filters(images: tuple[Image, ...]) -> tuple[Filter, ...]:

@@ -9,11 +9,13 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchDiagGaussian, TorchMultiCategorical
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian
-from maml_rl.policies.heads import GaussianHead
+from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
+from maml_rl.policies.heads import GaussianHead, StateGaussianHead
 from maml_rl.policies.meta_params import INNER_LR, theta_of
 from maml_rl.policies.policy import Params
+from maml_rl.policies.torch_policy import TorchPolicy
 from maml_rl.rllib.policy_builder import build_policy
 
 
@@ -30,13 +32,14 @@ class PolicyModule(TorchRLModule):
         learned_inner_lr = config.pop("learned_inner_lr")
         self.spec = build_policy(self.observation_space, self.action_space, config)  # type: ignore[arg-type]
         self._names: dict[str, str] = {}
+        self._state_tree: Any = None
         for name, shape in self.spec.shapes.items():
             self._register(name, torch.zeros(shape))
             if learned_inner_lr is not None:
                 self._register(INNER_LR + name, torch.full(shape, learned_inner_lr))
         head = self.spec.head
         self.action_dist_cls: Any = TorchDiagGaussian
-        if not isinstance(head, GaussianHead):
+        if not isinstance(head, GaussianHead | StateGaussianHead):
             counts = getattr(head, "counts", [2] * head.action_size)
             self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=list(counts))
 
@@ -54,14 +57,34 @@ class PolicyModule(TorchRLModule):
             for name, value in params.items():
                 getattr(self, self._names[name]).copy_(value)
 
-    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        stacked = {name: value[None] for name, value in theta_of(self.meta_params()).items()}
-        policy = self.spec(stacked, batch[Columns.OBS].flatten(1).float()[None])
-        return {Columns.ACTION_DIST_INPUTS: _inputs(policy)}
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        theta = theta_of(self.meta_params())
+        stacked = {name: value[None] for name, value in theta.items()}
+        if not self.spec.recurrent:
+            policy = self.spec(stacked, batch[Columns.OBS].flatten(1).float()[None])
+            return {Columns.ACTION_DIST_INPUTS: _inputs(policy)}
+        assert isinstance(self.spec, TorchPolicy)
+        leaves = list(batch[Columns.STATE_IN].values()) if Columns.STATE_IN in batch else []
+        state = tree_unflatten(leaves, self._state_tree) if leaves else None
+        outputs, state = self.spec.unroll(theta, batch[Columns.OBS].flatten(2).float(), state)
+        policy = self.spec.head.distribution(outputs[None], stacked)
+        after = {str(i): leaf for i, leaf in enumerate(tree_leaves(state))}
+        return {Columns.ACTION_DIST_INPUTS: _inputs(policy), Columns.STATE_OUT: after}
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """Of one episode; empty if nothing is remembered. Inputs are ``[episodes, steps, ...]`` otherwise."""
+        if not self.spec.recurrent:
+            return {}
+        assert isinstance(self.spec, TorchPolicy)
+        state = self.spec.initial_state(theta_of(self.meta_params()), 1)
+        leaves, self._state_tree = tree_flatten(state)
+        return {str(i): leaf[0].detach() for i, leaf in enumerate(leaves)}
 
 
 def _inputs(policy: Distribution) -> Tensor:
     """What RLlib's distributions are made from, of one task."""
+    if isinstance(policy, StateGaussian):
+        return policy.outputs[0]
     if isinstance(policy, Gaussian):
         return torch.cat([policy.mean[0], policy.log_std.expand_as(policy.mean[0])], dim=-1)
     if isinstance(policy, Bernoulli):

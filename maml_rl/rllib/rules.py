@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from maml_rl.learning.meta_update import HVPS
 from maml_rl.policies.layers import ACTIVATIONS
@@ -73,7 +74,7 @@ _INSTEAD = {
         "policy actions in [-1, 1] are always scaled to the action box and clipped there"
     ),
     ("model", "_model_config", "_rl_module_spec"): (
-        "set hidden_sizes, activation, initial_std and min_std with .training()"
+        "set the network with .training() or .rl_module(model_config=..., rl_module_spec=...)"
     ),
     ("observation_space", "action_space"): "the spaces are the environment's own",
     (
@@ -140,7 +141,7 @@ _INSTEAD = {
     ): ("a runner steps its environment itself and keeps no state"),
     ("render_env",): "make a video with maml-rl video",
     ("log_gradients",): "a result holds gradient_norm",
-    ("action_mask_key", "_is_atari"): "actions are boxes",
+    ("action_mask_key", "_is_atari"): "actions are not masked",
     ("disable_env_checking",): "what an environment returns is always checked",
     ("metrics_", "keep_per_episode", "sampler_perf"): "a result is about one iteration",
 }
@@ -221,6 +222,12 @@ RULES: dict[str, Rule] = {
     "adapt_only": (
         "a sequence of beginnings of parameters' names",
         lambda v: isinstance(v, tuple) and all(isinstance(name, str) and name for name in v),
+    ),
+    "module": (
+        "None, package.module:Class, a torch.nn.Module, or a class or function that makes one",
+        lambda v: (
+            v is None or callable(v) or isinstance(v, RLModuleSpec) or (isinstance(v, str) and ":" in v)
+        ),
     ),
     "initial_std": POSITIVE,
     "min_std": POSITIVE,

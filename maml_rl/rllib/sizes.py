@@ -7,14 +7,14 @@ from typing import Any
 
 import ray
 
-from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.policies.policy import Policy
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.tools.memory_size import Need, check_fits, total_memory
 
 _FLOAT = 4
 
 
-def check_sizes(config: MAMLConfig, env: TaskVectorEnv) -> None:
+def check_sizes(config: MAMLConfig, spec: Policy) -> None:
     """Compare the least that learner and runners need with the memory of the largest machine.
 
     The estimate counts samples up to the horizon, adapted parameters and nothing else: more is needed in fact.
@@ -23,13 +23,14 @@ def check_sizes(config: MAMLConfig, env: TaskVectorEnv) -> None:
         ValueError: naming the fields, what they need and what is there.
     """
     there = max([total_memory(), *(node["Resources"].get("memory", 0) for node in _nodes())])
-    spec = config.policy_spec(env.single_observation_space, env.single_action_space)
     parameters = sum(math.prod(shape) for shape in spec.shapes.values())
     per_task = config.episodes_per_task * config.horizon * (spec.observation_size + spec.action_size + 1)
     tasks, phases = config.meta_batch_size, config.inner_steps + 1
     batch = f"meta_batch_size {tasks}"
     samples = f"episodes_per_task {config.episodes_per_task} x horizon {config.horizon}"
     network = f"hidden_sizes {config.hidden_sizes}, context_size {config.context_size}"
+    if config.recurrent is not None:
+        network += f", recurrent_size {config.recurrent_size}"
     check_fits(
         [
             Need("the episodes of one task", samples, _FLOAT * per_task),

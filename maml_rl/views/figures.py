@@ -16,6 +16,7 @@ from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.methods import METHODS
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
+from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.tools.run_directory import RunError
 from maml_rl.views.plots import (
     Panel,
@@ -164,8 +165,10 @@ def draw_trajectories(methods: Mapping[str, Sequence[Run]], folder: Path, seed: 
     """Point navigation: positions before and after one gradient step, of each method's first run."""
     paths = {}
     for method, runs in methods.items():
-        if METHODS[method].adapts:
-            held_out = HeldOut(runs[0].policy("best"), steps=1, seed=seed)
+        policy = runs[0].policy("best")
+        # A module is not imported because a file names it.
+        if METHODS[method].adapts and not isinstance(policy.spec, UnknownModule):
+            held_out = HeldOut(policy, steps=1, seed=seed)
             goal = held_out.tasks[0]
             paths[method] = _paths(held_out, goal)
     return save(plane_trajectories(paths, goal), folder / "trajectories") if paths else []

@@ -9,6 +9,7 @@ import pytest
 from maml_rl import MAMLConfig
 from maml_rl.envs import make_task_env
 from maml_rl.envs.statefulness import find_memory
+from maml_rl.policies.policy import Policy
 from maml_rl.rllib.advice import STEPS, Advice
 from maml_rl.rllib.metrics import Trials
 from maml_rl.rllib.sizes import check_sizes
@@ -89,14 +90,17 @@ def test_what_no_machine_can_hold_is_refused(field: str, value: Any) -> None:
     chosen.validate()
     shown = "meta_batch_size" if field == "inner_steps" else field
     with pytest.raises(ValueError, match=rf"{shown} .*need .*TiB of memory.*has .*B"):
-        check_sizes(chosen, make_task_env("user_envs:Reach", 1, 6))
+        check_sizes(chosen, policy_for(chosen, "user_envs:Reach"))
 
 
 def test_what_fits_is_not_refused() -> None:
-    check_sizes(
-        config(meta_batch_size=40, episodes_per_task=40, horizon=200),
-        make_task_env("maml_rl/AntVel-v0", 1, 200),
-    )
+    chosen = config(meta_batch_size=40, episodes_per_task=40, horizon=200)
+    check_sizes(chosen, policy_for(chosen, "maml_rl/AntVel-v0"))
+
+
+def policy_for(chosen: MAMLConfig, name: str) -> Policy:
+    env = make_task_env(name, 1, 6)
+    return chosen.policy_spec(env.single_observation_space, env.single_action_space)
 
 
 def test_memory_in_words() -> None:
