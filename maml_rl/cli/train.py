@@ -29,7 +29,16 @@ from maml_rl.tools.ray_start import start_ray
 
 GROUPS = {
     "adaptation": ("inner_lr", "inner_steps", "learn_inner_lr", "first_order", "context_size"),
-    "data": ("meta_batch_size", "episodes_per_task", "horizon", "gamma", "gae_lambda", "baseline_ridge"),
+    "data": (
+        "meta_batch_size",
+        "episodes_per_task",
+        "horizon",
+        "gamma",
+        "gae_lambda",
+        "baseline_ridge",
+        "normalize_observations",
+        "normalize_rewards",
+    ),
     "meta-update": (
         *("outer_update", "max_kl", "hvp", "hvp_step", "curvature_fraction", "cg_iterations"),
         *("cg_residual_tol", "cg_damping", "line_search_steps", "line_search_ratio"),
@@ -217,7 +226,7 @@ def _training(
         plan.iterations,
         description,
         plan.checkpoint_every,
-        None if initial is None else {name: value.numpy() for name, value in initial.params.items()},
+        None if initial is None else initial.meta_params(),
     )
 
 

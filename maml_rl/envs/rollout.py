@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.spaces import ActionScale
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.normalizer import Moments, Normalizer, ObservationScale
 from maml_rl.policies.policy import Policy
 
 FIRST_STEPS = 200
@@ -30,6 +31,7 @@ class Phase(IntEnum):
     MINIBATCHES = 6
     CRITIC = 7
     VALIDATION = 8
+    NORMALIZER = 9
 
 
 def stream(seed: int, *key: int) -> np.random.SeedSequence:
@@ -76,6 +78,7 @@ def rollout(
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
     *observers: Callable[[State], None],
+    normalizer: Normalizer | None = None,
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
@@ -87,6 +90,7 @@ def rollout(
         env: a task family with autoreset disabled; its number of copies is K, its horizon H.
         params: the policy's parameters, not stacked.
         observers: called after the reset and after every step; what they are shown is overwritten later.
+        normalizer: of the observations that the policy sees and trajectories keep.
     """
     if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
@@ -96,7 +100,7 @@ def rollout(
     for observe in observers:
         observe(State(0, observations))
     episodes, horizon = env.num_envs, env.max_episode_steps
-    to_env = ActionScale(env.single_action_space)
+    normalized, to_env = ObservationScale(normalizer), ActionScale(env.single_action_space)
     noise = np.random.default_rng(noise_seed)
 
     all_actions = np.zeros((0, episodes, policy.action_size), np.float32)
@@ -115,7 +119,7 @@ def rollout(
                 all_actions = _longer(all_actions, more)
                 all_observations = _longer(all_observations, more)
                 all_rewards = _longer(all_rewards, more)
-            all_observations[t] = observations
+            all_observations[t] = normalized(observations)
             all_actions[t] = actions = policy.head.act(actor(all_observations[t]), drawn[t - start])
             env_actions = to_env(actions)
             observations, rewards, terminated, truncated, _ = env.step(env_actions)
@@ -138,6 +142,22 @@ def rollout(
         rewards=_episodes_first(all_rewards[:steps], valid),
         lengths=lengths,
     )
+
+
+class SeenObservations:
+    """Gathers the observations that actions were taken at, as they come from the environment; an observer."""
+
+    def __init__(self) -> None:
+        self._seen: list[np.ndarray] = []
+
+    def __call__(self, state: State) -> None:
+        observations = state.observations
+        if state.step is not None:
+            observations = observations[state.step.active & ~(state.step.terminated | state.step.truncated)]
+        self._seen.append(observations.copy())
+
+    def moments(self) -> Moments:
+        return Moments.of(np.concatenate(self._seen))
 
 
 def _longer(x: np.ndarray, more: int) -> np.ndarray:

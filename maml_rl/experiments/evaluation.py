@@ -19,6 +19,7 @@ from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
 from maml_rl.learning.meta_update import inner_loss
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.meta_params import split_meta_params
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Policy
 from maml_rl.tools.checks import COUNT_OR_ZERO, POSITIVE, checked
 from maml_rl.tools.files import strict_json, write_atomically
@@ -125,6 +126,7 @@ class Protocol:
     baseline_ridge: float
     seed: int
     sample_timeout_s: float = SAMPLE_TIMEOUT_S
+    normalizer: Normalizer | None = None
 
     def __post_init__(self) -> None:
         checked("steps", self.steps, COUNT_OR_ZERO)
@@ -173,7 +175,17 @@ def adaptation(
             ):
                 told = EpisodeInfo(env)
                 observers = [told] if env.reports_info else []
-                trajectories.append(rollout(env, task, protocol.spec, task_params, seed, *observers))
+                trajectories.append(
+                    rollout(
+                        env,
+                        task,
+                        protocol.spec,
+                        task_params,
+                        seed,
+                        *observers,
+                        normalizer=protocol.normalizer,
+                    )
+                )
                 infos.append(told.means())
         yield AdaptationStep(params, trajectories, infos)
         if step < protocol.steps:
@@ -183,6 +195,7 @@ def adaptation(
                 gamma=protocol.gamma,
                 gae_lambda=protocol.gae_lambda,
                 baseline_ridge=protocol.baseline_ridge,
+                reward_scale=1.0 if protocol.normalizer is None else protocol.normalizer.reward_scale,
             )
             inner_lr = first_lr if step == 0 else _halved(first_lr)
             params = adapt(inner_loss(protocol.spec), params, [samples], inner_lr, first_order=True)

@@ -85,6 +85,7 @@ class HeldOut:
             baseline_ridge=info["baseline_ridge"],
             seed=checked("seed", seed, SEED),
             sample_timeout_s=sample_timeout_s,
+            normalizer=policy.normalizer,
         )
         self._task_count = tasks
         spec, steps_count = policy.spec, self.protocol.steps + 1

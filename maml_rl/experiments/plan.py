@@ -13,6 +13,7 @@ from maml_rl.experiments.methods import GUIDED, METHODS, MethodName, configure
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import RESOURCE_FIELDS, RESULT_FIELDS
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_policy, policy_file_in
 from maml_rl.rllib.config import MAMLConfig
@@ -128,6 +129,13 @@ def initial_policy(config: MAMLConfig, env: TaskVectorEnv, source: Path) -> Poli
     spec = config.policy_spec(env.single_observation_space, env.single_action_space)
     if _architecture(policy.spec) != _architecture(spec):
         raise PolicyFileError(f"start_from: {path} holds {policy.spec}, but this run trains {spec}")
+    normalizer = policy.normalizer or Normalizer()
+    for name, found in (("observations", normalizer.observations), ("rewards", normalizer.returns)):
+        wanted = getattr(config, f"normalize_{name}")
+        if wanted != (found is not None):
+            raise PolicyFileError(
+                f"start_from: {path} was trained with normalize_{name} {not wanted}, and this run has {wanted}"
+            )
     if set(policy.params) != set(spec.shapes) and not config.learn_inner_lr:
         raise PolicyFileError(f"start_from: {path} holds learned step sizes; it needs --learn-inner-lr True")
     return policy

@@ -132,7 +132,7 @@ class TrainingRun:
             training = checkpoint.info["training"]
             _check_same(self.run.path, self.config, training["config"])
             remembered = {STATE + name: value for name, value in checkpoint.state.items()}
-            learned = {name: value.numpy() for name, value in checkpoint.params.items()} | remembered
+            learned = checkpoint.meta_params() | remembered
             algo.set_training_state(
                 TrainingState(training["iteration"], training["refusals"], training["env_steps"], learned)
             )

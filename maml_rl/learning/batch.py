@@ -88,6 +88,7 @@ def make_samples(
     gamma: float,
     gae_lambda: float,
     baseline_ridge: float = 1e-5,
+    reward_scale: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> Samples:
     """Advantages of each task's episodes, standardised per task, as samples.
@@ -97,9 +98,11 @@ def make_samples(
     the pictures in observations: with a feature for every pixel it would explain any return of so few episodes.
 
     Args:
+        reward_scale: what rewards are divided by.
         policy: which it is for: whether episodes are to stay whole, and where pictures lie.
     """
     observations, actions, rewards, mask = to_tensors(trajectories, device)
+    rewards = rewards / reward_scale
     returns = discounted_returns(rewards, gamma)
     numbers = None if policy is None else policy.numbers
     seen = observations if numbers is None else observations[..., numbers]

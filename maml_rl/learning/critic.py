@@ -85,16 +85,20 @@ class Critic:
             self._value = ValueFunction(policy.observation_size, horizon).to(device)
         self._optimizer = torch.optim.Adam(self._value.parameters(), lr=LR)
 
-    def judge(self, trajectories: Trajectories, generator: torch.Generator) -> tuple[Samples, float]:
+    def judge(
+        self, trajectories: Trajectories, generator: torch.Generator, reward_scale: float = 1.0
+    ) -> tuple[Samples, float]:
         """The episodes of one policy as samples with standardised advantages; then learn from them.
 
         Args:
             generator: of the order of the samples.
+            reward_scale: what rewards are divided by.
 
         Returns:
             The samples, and the fraction of the returns' variance that was explained before learning from them.
         """
         observations, actions, rewards, mask = to_tensors([trajectories], self._device)
+        rewards = rewards / reward_scale
         inputs = self._value.inputs(observations)
         self._value.fit_scale(inputs[mask])
         with torch.no_grad():

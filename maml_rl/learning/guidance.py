@@ -21,6 +21,7 @@ from jaxtyping import Float
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import OuterLoss, imitation_and_kl
 from maml_rl.learning.meta_learner import stack_params
+from maml_rl.policies.normalizer import LIMIT, Normalizer
 from maml_rl.policies.policy import Params, Policy
 
 
@@ -32,12 +33,14 @@ class Expert:
         std_scale: factor on its standard deviation.
         clip: whether it shows its mean actions as the environment clips them. A mean far outside the box acts as
             the box's edge, and to imitate how far outside it is can take most of a pupil's capacity.
+        normalizer: of its own observations.
     """
 
     spec: Policy
     params: Params
     std_scale: float = 1.0
     clip: bool = False
+    normalizer: Normalizer | None = None
 
     @property
     def outer_loss(self) -> OuterLoss:
@@ -45,13 +48,25 @@ class Expert:
         shared = [self.params[name] for name in self.spec.head.shapes]
         return imitation_and_kl([x + math.log(self.std_scale) for x in shared])
 
-    def show(self, samples: Samples, task_features: Float[np.ndarray, "tasks features"]) -> Samples:
+    def show(
+        self,
+        samples: Samples,
+        task_features: Float[np.ndarray, "tasks features"],
+        pupils: Normalizer | None = None,
+    ) -> Samples:
         """The samples with the outputs of the expert's network, such as mean actions, in place of actions."""
         tasks, *shape = samples.weights.shape
         features = torch.from_numpy(task_features).to(samples.observations)
         features = features[:, None].expand(-1, math.prod(shape), -1).unflatten(1, shape)
         with torch.no_grad():
-            observations = torch.cat([samples.observations, features], dim=-1)
+            seen = samples.observations
+            if pupils is not None and pupils.observations is not None:
+                mean, std = (torch.from_numpy(x).to(seen) for x in pupils.scale)
+                seen = seen * std + mean
+            observations = torch.cat([seen, features], dim=-1)
+            if self.normalizer is not None and self.normalizer.observations is not None:
+                mean, std = (torch.from_numpy(x).to(seen) for x in self.normalizer.scale)
+                observations = ((observations - mean) / std).clamp(-LIMIT, LIMIT)
             if not self.spec.recurrent:
                 observations = observations.flatten(1, -2)
             outputs = self.spec(stack_params(self.params, tasks), observations).parts[0]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from maml_rl.policies.normalizer import Moments
+
 LARGEST_ACTION = 1e6
 """In policy units, whose box is [-1, 1]: a policy that goes beyond has diverged, though clipping hides it."""
 
@@ -16,8 +18,9 @@ LARGEST_ACTION = 1e6
 class Trajectories:
     """K episodes of one task, padded to the longest; what a runner sends to the learner.
 
-    ``observations [K, T, obs]``, ``actions [K, T, act]`` (policy units, before scaling and clipping) and
-    ``rewards [K, T]`` are float32; episode k holds ``lengths[k]`` valid steps, and the rest is zero.
+    ``observations [K, T, obs]`` (as the policy saw them), ``actions [K, T, act]`` (policy units, before scaling and
+    clipping; numbers of categories) and ``rewards [K, T]`` are float32; episode k holds ``lengths[k]`` valid steps,
+    and the rest is zero.
     """
 
     observations: np.ndarray
@@ -31,6 +34,16 @@ class Trajectories:
         if self.fault():
             return math.nan
         return float(self.rewards.sum(axis=1, dtype=np.float64).mean())
+
+    def return_moments(self, gamma: float) -> Moments:
+        """Of the discounted return from each step on."""
+        running = np.zeros(len(self.rewards))
+        returns = np.zeros(self.rewards.shape)
+        for t in reversed(range(self.rewards.shape[1])):
+            running = self.rewards[:, t] + gamma * running
+            returns[:, t] = running
+        valid = np.arange(self.rewards.shape[1]) < self.lengths[:, None]
+        return Moments.of(returns[valid][:, None])
 
     @property
     def env_steps(self) -> int:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
+from maml_rl.policies.normalizer import NORMALIZER
 from maml_rl.policies.policy import Params, Policy
+
+Value = TypeVar("Value")
 
 INNER_LR = "inner_lr."
 """Prefix of the learned step sizes among the meta-parameters: ``inner_lr.<name of the parameter>``."""
 
 
-def theta_of(meta_params: Params) -> Params:
+def theta_of(meta_params: Mapping[str, Value]) -> dict[str, Value]:
     """The policy's parameters among the meta-parameters."""
-    return {k: v for k, v in meta_params.items() if not k.startswith(INNER_LR)}
+    return {k: v for k, v in meta_params.items() if not k.startswith((INNER_LR, NORMALIZER))}
 
 
 def split_meta_params(

@@ -15,6 +15,7 @@ from maml_rl.policies.meta_params import INNER_LR
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.network_policy import NetworkPolicy
+from maml_rl.policies.normalizer import NORMALIZER, Normalizer
 from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
 from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
@@ -45,6 +46,7 @@ class PolicyFile:
         info: environment, horizon, step size and so on.
         sha256: of the file's content.
         state: what else a checkpoint holds, to go on training.
+        normalizer: of what the policy observes, and of rewards.
     """
 
     spec: Policy
@@ -52,6 +54,12 @@ class PolicyFile:
     info: dict[str, Any]
     sha256: str = ""
     state: dict[str, np.ndarray] = field(default_factory=dict)
+    normalizer: Normalizer | None = None
+
+    def meta_params(self) -> dict[str, np.ndarray]:
+        """What ``MAML.meta_params`` returned."""
+        statistics = {} if self.normalizer is None else self.normalizer.as_arrays()
+        return {name: value.numpy() for name, value in self.params.items()} | statistics
 
 
 def save_policy(
@@ -85,14 +93,15 @@ def load_policy(path: Path) -> PolicyFile:
         raise PolicyFileError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise PolicyFileError(f"{path}: not a policy ({error})") from error
-    arrays = {name: value for name, value in file.tensors.items() if not name.startswith(STATE)}
+    arrays = {name: value for name, value in file.tensors.items() if not name.startswith((STATE, NORMALIZER))}
     _check(path, spec, arrays)
     return PolicyFile(
         spec,
         {name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
         file.info,
         file.sha256,
-        {name.removeprefix(STATE): value for name, value in file.tensors.items() if name not in arrays},
+        {n.removeprefix(STATE): value for n, value in file.tensors.items() if n.startswith(STATE)},
+        _normalizer(path, spec, file.tensors),
     )
 
 
@@ -119,6 +128,26 @@ def _check(path: Path, spec: Policy, arrays: Mapping[str, np.ndarray]) -> None:
     for name, value in arrays.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
             raise PolicyFileError(f"{path}: {name} must be finite numbers of type float32")
+
+
+def _normalizer(path: Path, spec: Policy, tensors: Mapping[str, np.ndarray]) -> Normalizer | None:
+    try:
+        normalizer = Normalizer.from_arrays(tensors)
+    except ValueError as error:
+        raise PolicyFileError(f"{path}: {error}") from error
+    if normalizer is None:
+        return None
+    for moments, size in ((normalizer.observations, spec.observation_size), (normalizer.returns, 1)):
+        if moments is None:
+            continue
+        shapes = [moments.mean.shape, moments.squares.shape]
+        if shapes != [(size,), (size,)]:
+            raise PolicyFileError(
+                f"{path}: running statistics of shapes {shapes} do not fit the policy {spec}"
+            )
+        if not all(np.isfinite(x).all() for x in vars(moments).values()) or (moments.squares < 0).any():
+            raise PolicyFileError(f"{path}: running statistics must be finite, and squares not negative")
+    return normalizer
 
 
 def pretrained_policy(preset: str) -> Path:

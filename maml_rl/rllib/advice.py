@@ -17,8 +17,8 @@ STEPS = 10
 """Updates that are looked back on."""
 
 _REMEDY = (
-    "scale observations to the order of 1 with a wrapper of fixed constants "
-    "(gymnasium.wrappers.TransformObservation), or let the environment return them so"
+    "set normalize_observations, or scale observations to the order of 1 with a wrapper of fixed constants "
+    "(gymnasium.wrappers.TransformObservation)"
 )
 
 

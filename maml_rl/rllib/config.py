@@ -62,6 +62,8 @@ class MAMLConfig(AlgorithmConfig):
         self.gamma: float = 0.99  # code
         self.gae_lambda: float = 1.0  # code
         self.baseline_ridge: float = 1e-5  # code
+        self.normalize_observations: bool = False
+        self.normalize_rewards: bool = False
         self.outer_update: OuterUpdate = "trpo"
         self.max_kl: float = 0.01  # code
         self.hvp: HVP = "finite_difference"  # sec. 5.3
@@ -111,6 +113,8 @@ class MAMLConfig(AlgorithmConfig):
         gamma: float = NotProvided,
         gae_lambda: float = NotProvided,
         baseline_ridge: float = NotProvided,
+        normalize_observations: bool = NotProvided,
+        normalize_rewards: bool = NotProvided,
         outer_update: OuterUpdate = NotProvided,
         max_kl: float = NotProvided,
         hvp: HVP = NotProvided,
@@ -159,6 +163,10 @@ class MAMLConfig(AlgorithmConfig):
             gamma: discount of the returns, in [0, 1].
             gae_lambda: lambda of generalised advantage estimation, in [0, 1].
             baseline_ridge: ridge of the linear baseline; a larger one fits the noise of few episodes less.
+            normalize_observations: the policy sees observations in units of their running standard deviation,
+                around their running mean; both are part of the meta-state.
+            normalize_rewards: rewards are divided by the running standard deviation of discounted returns. The
+                linear baseline follows their scale by itself; a learned critic does not.
             outer_update: ``trpo``, or ``ppo``: epochs of minibatches with Adam (Schulman et al. 2017, Rothfuss
                 et al. 2019).
             max_kl: trust region delta: bound of the mean KL between old and new adapted policies.
@@ -221,8 +229,8 @@ class MAMLConfig(AlgorithmConfig):
 
         Args:
             model_config: a ``DefaultModelConfig``, or a dictionary of some of its fields.
-            rl_module_spec: an ``RLModuleSpec``: its class returns inputs of RLlib's action distributions (for boxes
-                means, then logarithms of deviations); without a class only its ``model_config`` counts.
+            rl_module_spec: an ``RLModuleSpec``: its class returns inputs of RLlib's action distributions (for
+                boxes means, then logarithms of deviations); without a class only its ``model_config`` counts.
             rllib: has no effect on MAML and is refused by ``validate``.
 
         Raises:
@@ -389,5 +397,10 @@ class MAMLConfig(AlgorithmConfig):
         learned_inner_lr = self.inner_lr if self.learn_inner_lr else None
         return RLModuleSpec(
             module_class=PolicyModule,
-            model_config={**self._model(), "learned_inner_lr": learned_inner_lr},
+            model_config={
+                **self._model(),
+                "learned_inner_lr": learned_inner_lr,
+                "normalize_observations": self.normalize_observations,
+                "normalize_rewards": self.normalize_rewards,
+            },
         )

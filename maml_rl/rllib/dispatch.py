@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.env_runner import RolloutSummary, TaskBlock
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.tools.time_limit import time_limit
@@ -39,6 +40,7 @@ def collect(
     seed: int,
     phase: tuple[int, ...],
     timeout_s: float,
+    normalizer: Normalizer | None = None,
 ) -> tuple[list[RolloutSummary], list[Block]]:
     """Roll out all tasks on the runners; summaries and trajectory blocks in task order.
 
@@ -52,11 +54,11 @@ def collect(
     """
     if len(pool) == 0:
         with time_limit(timeout_s, _no_end(timeout_s, range(len(tasks)))):
-            summary, trajectories = pool.local.sample(TaskBlock(0, tasks, seed, phase), params)
+            summary, trajectories = pool.local.sample(TaskBlock(0, tasks, seed, phase, normalizer), params)
         return [summary], [trajectories]
 
     size = -(-len(tasks) // (BLOCKS_PER_RUNNER * len(pool)))
-    blocks = [TaskBlock(i, tasks[i : i + size], seed, phase) for i in range(0, len(tasks), size)]
+    blocks = [TaskBlock(i, tasks[i : i + size], seed, phase, normalizer) for i in range(0, len(tasks), size)]
     done = _Dispatch(pool, blocks, ray.put(params), timeout_s)()
     return [summary for summary, _ in done], [block for _, block in done]
 

@@ -15,8 +15,9 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from threadpoolctl import ThreadpoolController
 
 from maml_rl.envs.episode_info import EpisodeInfo
-from maml_rl.envs.rollout import State, rollout, stream
+from maml_rl.envs.rollout import SeenObservations, State, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
 from maml_rl.rllib.env_registry import make_env
 from maml_rl.tools.threads import one_thread
@@ -31,6 +32,7 @@ class TaskBlock:
     tasks: np.ndarray
     seed: int
     phase: tuple[int, ...]
+    normalizer: Normalizer | None = None
 
     def stream(self, offset: int) -> np.random.SeedSequence:
         return stream(self.seed, *self.phase, self.first + offset)
@@ -46,6 +48,8 @@ class RolloutSummary:
     diverged_episodes: int
     infos: list[dict[str, float]]
     """Means of the numbers in ``info``, of each task; empty for environments that tell none."""
+    seen: list[Normalizer]
+    """Moments of observations and returns of each task, where they are normalised."""
     observation_square: float
     """Sum over steps of the mean square of an observation's components."""
     seconds: float
@@ -97,7 +101,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         """
         started = time.perf_counter()
         diverged = self.env.diverged_episodes
-        trajectories, episodes, infos = [], [], []
+        trajectories, episodes, infos, seen = [], [], [], []
         with one_thread(self._blas):
             for offset, task in enumerate(block.tasks):
                 task_params = {
@@ -111,9 +115,29 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
                     observers.append(
                         follower := EpisodeFollower(self._callbacks, self, task, block.phase[-1])
                     )
+                normalizer = block.normalizer
+                if normalizer is not None and normalizer.observations is not None:
+                    observers.append(observations := SeenObservations())
                 trajectories.append(
-                    rollout(self.env, task, self._policy_spec, task_params, block.stream(offset), *observers)
+                    rollout(
+                        self.env,
+                        task,
+                        self._policy_spec,
+                        task_params,
+                        block.stream(offset),
+                        *observers,
+                        normalizer=normalizer,
+                    )
                 )
+                if normalizer is not None:
+                    seen.append(
+                        Normalizer(
+                            None if normalizer.observations is None else observations.moments(),
+                            None
+                            if normalizer.returns is None
+                            else trajectories[-1].return_moments(self.config.gamma),
+                        )
+                    )
                 if self.env.reports_info:
                     infos.append(told.means())
                 if self._callbacks.follow_episodes:
@@ -126,6 +150,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
             episodes=sum(len(t.lengths) for t in trajectories),
             diverged_episodes=self.env.diverged_episodes - diverged,
             infos=infos,
+            seen=seen,
             observation_square=sum(t.observation_square for t in trajectories),
             seconds=time.perf_counter() - started,
             metrics=self.metrics.reduce(),

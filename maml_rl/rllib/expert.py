@@ -50,4 +50,4 @@ def load_expert(
         raise PolicyFileError(
             f"expert_clip is True, but actions of the environment are not bounded numbers: {actions}"
         )
-    return Expert(policy.spec, policy.params, std_scale, clip)
+    return Expert(policy.spec, policy.params, std_scale, clip, policy.normalizer)

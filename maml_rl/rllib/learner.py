@@ -22,6 +22,7 @@ from maml_rl.learning.meta_update import adapt_in_chunks, meta_update
 from maml_rl.learning.ppo import PPO
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import StepResult
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Params
 from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.dispatch import Block
@@ -114,8 +115,16 @@ class MAMLLearner(TorchLearner):
         return module
 
     def meta_params(self) -> NumpyParams:
-        """The meta-parameters theta (and learned step sizes), as numpy arrays."""
-        return _to_numpy(self._rl_module.meta_params())
+        """The meta-parameters theta (and learned step sizes, running statistics), as numpy arrays."""
+        normalizer = self._rl_module.normalizer
+        statistics = {} if normalizer is None else normalizer.as_arrays()
+        return _to_numpy(self._rl_module.meta_params()) | statistics
+
+    def see(self, others: Sequence[Normalizer]) -> None:
+        """Merge what was seen of observations and returns, in order."""
+        normalizer = self._rl_module.normalizer
+        assert normalizer is not None
+        self.set_meta_params(normalizer.merged(others).as_arrays())
 
     def set_meta_params(self, params: NumpyParams) -> None:
         """Go on from other meta-parameters."""
@@ -156,13 +165,18 @@ class MAMLLearner(TorchLearner):
         return _to_numpy(adapted), time.perf_counter() - started
 
     def meta_update(
-        self, blocks: Sequence[Block], iteration: int, task_features: np.ndarray | None = None
+        self,
+        blocks: Sequence[Block],
+        iteration: int,
+        task_features: np.ndarray | None = None,
+        seen: Sequence[Normalizer] = (),
     ) -> dict[str, float]:
         """Line 10: one update of theta; returns its metrics.
 
         Args:
             iteration: names the random stream of the minibatches.
             task_features: ``[tasks, features]``, for the expert if there is one.
+            seen: what this iteration adds to the normalizer, for the next one.
 
         Raises:
             NonFiniteError: as in ``adapt``, or the update is not finite. Nothing has changed then.
@@ -174,13 +188,13 @@ class MAMLLearner(TorchLearner):
         metrics = {}
         if critic is not None:
             (trajectories,) = self._trajectories(blocks)
-            post, metrics["explained_variance"] = critic.judge(trajectories, generator)
+            post, metrics["explained_variance"] = critic.judge(trajectories, generator, self._reward_scale)
         else:
             post = self._samples(blocks)
         outer_loss: OuterLoss = surrogate_and_kl
         if self._expert is not None:
             assert task_features is not None, "the expert has to be told the tasks"
-            post = self._expert.show(post, task_features)
+            post = self._expert.show(post, task_features, self._rl_module.normalizer)
             outer_loss = self._expert.outer_loss
         elif ppo is not None:
             outer_loss = clipped_surrogate_and_kl(self.config.clip_param)
@@ -193,6 +207,8 @@ class MAMLLearner(TorchLearner):
             raise NonFiniteError("the meta-gradient is not finite")
         self._critic, self._ppo = critic, ppo
         self._set_theta(params)
+        if seen:
+            self.see(seen)
         return {
             **metrics,
             "loss_before": step.loss_before,
@@ -235,8 +251,14 @@ class MAMLLearner(TorchLearner):
             gamma=self.config.gamma,
             gae_lambda=self.config.gae_lambda,
             baseline_ridge=self.config.baseline_ridge,
+            reward_scale=self._reward_scale,
             device=self.device,
         )
+
+    @property
+    def _reward_scale(self) -> float:
+        normalizer = self._rl_module.normalizer
+        return 1.0 if normalizer is None else normalizer.reward_scale
 
 
 class NonFiniteError(ArithmeticError):

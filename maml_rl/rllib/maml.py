@@ -31,10 +31,12 @@ from maml_rl.envs import GymTaskEnv
 from maml_rl.envs.episode_info import SUCCESS_RATE
 from maml_rl.envs.rollout import Phase
 from maml_rl.envs.statefulness import find_memory
+from maml_rl.policies.meta_params import theta_of
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.advice import Advice
 from maml_rl.rllib.config import MAMLConfig
-from maml_rl.rllib.dispatch import Block, collect
+from maml_rl.rllib.dispatch import collect
 from maml_rl.rllib.env_registry import make_env, reason_of_no_runner
 from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner import NonFiniteError, NumpyParams
@@ -160,8 +162,9 @@ class MAML(Algorithm):
         tasks = self._sample_tasks(self.config.meta_batch_size, Phase.TASKS, self.iteration)  # line 3
         trials = Trials()
         try:
+            self._look_around(trials, tasks)
             self._run_trials(trials, tasks, (Phase.ROLLOUT, self.iteration))  # lines 4-8
-            update = self._meta_update(trials.blocks, tasks)  # line 10
+            update = self._meta_update(trials, tasks)  # line 10
         except NonFiniteError as error:
             self._refuse(error, tasks)
             return trials, {}
@@ -214,7 +217,7 @@ class MAML(Algorithm):
         raise AssertionError("not reached")
 
     def meta_params(self) -> NumpyParams:
-        """theta, and the learned step sizes if any, as numpy arrays by name."""
+        """theta, and the learned step sizes and running statistics if any, as numpy arrays by name."""
         return {name: value for name, value in self._learned.items() if not name.startswith(STATE)}
 
     def set_meta_params(self, params: NumpyParams) -> None:
@@ -259,9 +262,30 @@ class MAML(Algorithm):
         ):
             return runner.sample_tasks(n, self.config.seed, *key)
 
+    @property
+    def _normalizer(self) -> Normalizer | None:
+        return Normalizer.from_arrays(self._learned)
+
+    def _look_around(self, trials: Trials, tasks: np.ndarray) -> None:
+        """Episodes of the first policy to begin with, for their observations and returns: what to normalise by."""
+        if self._normalizer is None or not self._normalizer.has_seen_nothing:
+            return
+        first = Trials()
+        self._collect(first, tasks, self._shared_params(), (Phase.NORMALIZER, self.iteration))
+        trials.env_steps += first.env_steps
+        trials.episodes += first.episodes
+        if any(not np.isfinite(x).all() for seen in first.seen for x in seen.as_arrays().values()):
+            raise NonFiniteError("observations or rewards hold a NaN or an infinity")
+        self._on_learner("see", others=first.seen)
+        self._learned = self._on_learner("training_state")
+
+    def _shared_params(self) -> NumpyParams:
+        """Those of one policy for all tasks."""
+        return {name: value[None] for name, value in theta_of(self.meta_params()).items()}
+
     def _run_trials(self, trials: Trials, tasks: np.ndarray, streams: tuple[int, ...]) -> None:
         """Lines 4-8: adapt to each task on episodes of its own, then collect those of the adapted policies."""
-        params = {name: value[None] for name, value in self.meta_params().items()}
+        params = self._shared_params()
         for inner_step in range(self.config.inner_steps):
             self._collect(trials, tasks, params, (*streams, inner_step))  # line 5
             params, seconds = self._on_learner(
@@ -281,16 +305,21 @@ class MAML(Algorithm):
             seed=self.config.seed,
             phase=streams,
             timeout_s=self.config.sample_timeout_s,
+            normalizer=self._normalizer,
         )
         trials.add(summaries, blocks, time.perf_counter() - started)
 
-    def _meta_update(self, blocks: list[Block], tasks: np.ndarray) -> dict[str, float]:
+    def _meta_update(self, trials: Trials, tasks: np.ndarray) -> dict[str, float]:
         features = None
         if self.config.expert:
             env = self._runners.local.env
             features = np.stack([env.task_features(task) for task in tasks])
         metrics = self._on_learner(
-            "meta_update", blocks=blocks, iteration=self.iteration, task_features=features
+            "meta_update",
+            blocks=trials.blocks,
+            iteration=self.iteration,
+            task_features=features,
+            seen=trials.seen,
         )
         self._learned = self._on_learner("training_state")
         return metrics

@@ -11,6 +11,7 @@ import numpy as np
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from maml_rl.envs.episode_info import SUCCESS_RATE, mean_over_tasks
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.dispatch import Block
 from maml_rl.rllib.env_runner import RolloutSummary
 
@@ -29,6 +30,7 @@ class Trials:
         returns: mean over tasks of the return after 0, 1, ... gradient steps.
         infos: of each phase the means over tasks of the numbers in ``info``.
         blocks: the trajectories of the last phase.
+        seen: what all tasks of all phases add to the normalizer, in order.
         seconds: by activity.
         callbacks: what callbacks logged on the runners.
     """
@@ -39,6 +41,7 @@ class Trials:
     episodes: int = 0
     diverged_episodes: int = 0
     infos: list[dict[str, float]] = field(default_factory=list)
+    seen: list[Normalizer] = field(default_factory=list)
     observation_square: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: {"rollouts": 0.0, "adaptation": 0.0})
     callbacks: list[Any] = field(default_factory=list)
@@ -51,6 +54,7 @@ class Trials:
         self.episodes += sum(summary.episodes for summary in summaries)
         self.diverged_episodes += sum(summary.diverged_episodes for summary in summaries)
         self.infos.append(mean_over_tasks([task for summary in summaries for task in summary.infos]))
+        self.seen += [task for summary in summaries for task in summary.seen]
         self.observation_square += sum(summary.observation_square for summary in summaries)
         self.seconds["rollouts"] += seconds
         self.callbacks += [summary.metrics for summary in summaries if summary.metrics]

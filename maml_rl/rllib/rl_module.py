@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
 from maml_rl.policies.heads import GaussianHead, StateGaussianHead
 from maml_rl.policies.meta_params import INNER_LR, theta_of
+from maml_rl.policies.normalizer import LIMIT, Normalizer
 from maml_rl.policies.policy import Params
 from maml_rl.policies.torch_policy import TorchPolicy
 from maml_rl.rllib.policy_builder import build_policy
@@ -33,6 +34,15 @@ class PolicyModule(TorchRLModule):
         self.spec = build_policy(self.observation_space, self.action_space, config)  # type: ignore[arg-type]
         self._names: dict[str, str] = {}
         self._state_tree: Any = None
+        normalizer = Normalizer.fresh(
+            self.spec.observation_size,
+            observations=config["normalize_observations"],
+            rewards=config["normalize_rewards"],
+        )
+        self._statistics: dict[str, str] = {}
+        for name, value in ({} if normalizer is None else normalizer.as_arrays()).items():
+            self._statistics[name] = name.replace(".", "/")
+            self.register_buffer(self._statistics[name], torch.from_numpy(value))
         for name, shape in self.spec.shapes.items():
             self._register(name, torch.zeros(shape))
             if learned_inner_lr is not None:
@@ -51,22 +61,34 @@ class PolicyModule(TorchRLModule):
         """The meta-parameters, detached."""
         return {name: getattr(self, key).detach() for name, key in self._names.items()}
 
+    @property
+    def normalizer(self) -> Normalizer | None:
+        """Running statistics of observations and returns, if there are any."""
+        return Normalizer.from_arrays(
+            {name: getattr(self, key).cpu().numpy().copy() for name, key in self._statistics.items()}
+        )
+
     def set_meta_params(self, params: Params) -> None:
-        """Overwrite the meta-parameters named in ``params``."""
+        """Overwrite the meta-parameters and running statistics named in ``params``."""
+        names = self._names | self._statistics
         with torch.no_grad():
             for name, value in params.items():
-                getattr(self, self._names[name]).copy_(value)
+                getattr(self, names[name]).copy_(value)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         theta = theta_of(self.meta_params())
+        observations = batch[Columns.OBS].flatten(2 if self.spec.recurrent else 1).float()
+        if (normalizer := self.normalizer) is not None and normalizer.observations is not None:
+            mean, std = (torch.from_numpy(x).to(observations) for x in normalizer.scale)
+            observations = ((observations - mean) / std).clamp(-LIMIT, LIMIT)
         stacked = {name: value[None] for name, value in theta.items()}
         if not self.spec.recurrent:
-            policy = self.spec(stacked, batch[Columns.OBS].flatten(1).float()[None])
+            policy = self.spec(stacked, observations[None])
             return {Columns.ACTION_DIST_INPUTS: _inputs(policy)}
         assert isinstance(self.spec, TorchPolicy)
         leaves = list(batch[Columns.STATE_IN].values()) if Columns.STATE_IN in batch else []
         state = tree_unflatten(leaves, self._state_tree) if leaves else None
-        outputs, state = self.spec.unroll(theta, batch[Columns.OBS].flatten(2).float(), state)
+        outputs, state = self.spec.unroll(theta, observations, state)
         policy = self.spec.head.distribution(outputs[None], stacked)
         after = {str(i): leaf for i, leaf in enumerate(tree_leaves(state))}
         return {Columns.ACTION_DIST_INPUTS: _inputs(policy), Columns.STATE_OUT: after}

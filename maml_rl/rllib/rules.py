@@ -69,7 +69,7 @@ _INSTEAD = {
         "a runner always collects whole episodes"
     ),
     ("explore", "exploration", "_prior_exploration"): "rollouts always sample from the policy",
-    ("clip_rewards",): "rewards are used as they are; wrap the environment to change them",
+    ("clip_rewards",): "set normalize_rewards, or wrap the environment",
     ("normalize_actions", "clip_actions"): (
         "policy actions in [-1, 1] are always scaled to the action box and clipped there"
     ),
@@ -84,7 +84,7 @@ _INSTEAD = {
         "_env_to_module",
         "_module_to_env",
         "_learner_conn",
-    ): ("wrap the environment: it is to return observations of a scale near 1"),
+    ): ("wrap the environment, or set normalize_observations"),
     ("add_default_connectors", "update_worker_filter", "use_worker_filter", "sync_filters"): (
         "there are no connectors and no filters"
     ),
@@ -193,6 +193,8 @@ RULES: dict[str, Rule] = {
     "gamma": UNIT,
     "gae_lambda": UNIT,
     "baseline_ridge": POSITIVE,
+    "normalize_observations": BOOL,
+    "normalize_rewards": BOOL,
     "outer_update": (" or ".join(get_args(OuterUpdate)), lambda v: v in get_args(OuterUpdate)),
     "max_kl": POSITIVE,
     "hvp": (" or ".join(HVPS), lambda v: v in HVPS),

@@ -23,6 +23,7 @@ from maml_rl.envs.spaces import misfit
 from maml_rl.experiments.evaluation import adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.meta_learner import Params
+from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Policy
 from maml_rl.tools.run_directory import check_output
 from maml_rl.tools.time_limit import time_limit
@@ -139,7 +140,7 @@ def _film_both(
         policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
         limit_s = protocol.sample_timeout_s
         with time_limit(limit_s, f"filming took longer than sample_timeout_s={limit_s:g} s"):
-            return film_episode(camera, task, protocol.spec, policy, seed, stride, show)
+            return film_episode(camera, task, protocol.spec, policy, seed, stride, show, protocol.normalizer)
 
     return film(params[0], "before"), film(params[-1], "after")
 
@@ -202,6 +203,7 @@ def film_episode(
     seed: np.random.SeedSequence,
     stride: int = 1,
     on_step: Callable[[int], None] = lambda step: None,
+    normalizer: Normalizer | None = None,
 ) -> Episode:
     """One episode of the environment's first copy, with a picture of every ``stride``-th state and the last."""
     pictures: list[np.ndarray] = []
@@ -215,7 +217,7 @@ def film_episode(
             take()
         on_step(state.steps)
 
-    trajectories = rollout(env, task, spec, params, seed, on_state)
+    trajectories = rollout(env, task, spec, params, seed, on_state, normalizer=normalizer)
     length = int(trajectories.lengths[0])
     if length % stride:
         take()
