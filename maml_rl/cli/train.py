@@ -43,7 +43,7 @@ GROUPS = {
         *("outer_update", "max_kl", "hvp", "hvp_step", "curvature_fraction", "cg_iterations"),
         *("cg_residual_tol", "cg_damping", "line_search_steps", "line_search_ratio"),
     ),
-    "PPO": ("lr", "num_epochs", "minibatch_size", "clip_param"),
+    "PPO": ("lr", "num_epochs", "minibatch_size", "clip_param", "entropy_coeff"),
     "guidance": ("expert", "expert_std_scale", "expert_clip"),
     "policy": (
         *("hidden_sizes", "activation", "layer_norm", "conv_filters", "recurrent", "recurrent_size"),

@@ -23,7 +23,9 @@ from maml_rl.envs.gym_adapter import GymTaskEnv, UserEnvError
 from maml_rl.envs.naming import check_may_import, find_target, is_own
 from maml_rl.envs.oracle import TaskInObservation
 from maml_rl.envs.point_nav import PointNav
+from maml_rl.envs.trials import TRIAL_EPISODES, TrialEnv
 from maml_rl.envs.vector_adapter import VectorTaskEnv
+from maml_rl.tools.checks import COUNT, checked
 
 __all__ = [
     "GymTaskEnv",
@@ -43,6 +45,9 @@ TASK_IN_OBSERVATION = "task_in_observation"
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
     gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.locomotion:{_family}")
+gymnasium.register(id="maml_rl/Bandit-v0", vector_entry_point="maml_rl.envs.bandit:Bandit")
+gymnasium.register(id="maml_rl/TabularMDP-v0", vector_entry_point="maml_rl.envs.tabular_mdp:TabularMDP")
+gymnasium.register(id="maml_rl/VisualNav-v0", vector_entry_point="maml_rl.envs.visual_nav:VisualNav")
 for _family in ("MetaWorldML1", "MetaWorldML10"):  # need an extra: the module says so when it is missing
     gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.metaworld:{_family}")
 
@@ -81,7 +86,8 @@ def make_task_env(
 
     Args:
         env_config: further arguments of the environment's constructor, and ``task_in_observation``: whether
-            the observation tells the task, as to the paper's oracle (default False).
+            the observation tells the task, as to the paper's oracle (default False); and ``trial_episodes``: an
+            episode is a trial of so many, and the observation tells the step before (default: it is not).
         render_mode: ``rgb_array`` to take pictures with ``render``.
 
     Raises:
@@ -93,6 +99,9 @@ def make_task_env(
     tell_task = arguments.pop(TASK_IN_OBSERVATION, False)
     if not isinstance(tell_task, bool):
         raise ValueError(f"{TASK_IN_OBSERVATION} is {tell_task!r}; it must be True or False")
+    episodes_of_trial = arguments.pop(TRIAL_EPISODES, None)
+    if episodes_of_trial is not None:
+        checked(TRIAL_EPISODES, episodes_of_trial, COUNT)
     if isinstance(family, partial):
         arguments = {"env_kwargs": arguments}
     if render_mode is not None:
@@ -106,4 +115,5 @@ def make_task_env(
         )
     except TypeError as error:
         raise ValueError(f"env_config is {env_config!r}, which {name} refuses: {error}") from error
-    return TaskInObservation(env) if tell_task else env
+    env = TaskInObservation(env) if tell_task else env
+    return env if episodes_of_trial is None else TrialEnv(env, episodes_of_trial)

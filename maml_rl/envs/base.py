@@ -40,6 +40,8 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Whether ``infos`` may tell anything."""
     diverged_episodes: int = 0
     """Episodes, since construction, that ended because the simulation left the finite numbers."""
+    trial_episodes: int = 1
+    """Episodes that an episode consists of, where it is a trial of several: see ``trials``."""
     render_size: tuple[int, int] = (480, 360)
     """Width and height in pixels of what ``render`` draws; to be set before the first call."""
     _autoreset_modes: ClassVar[tuple[AutoresetMode, ...]] = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
@@ -132,6 +134,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def infos(self) -> Sequence[dict[str, Any]]:
         """What every copy said beside observation and reward, at its last reset or step."""
         return [{}] * self.num_envs
+
+    @property
+    def episode_numbers(self) -> np.ndarray:
+        """``[num_envs]``, the episode of each copy's trial that its last step belonged to."""
+        return np.zeros(self.num_envs, np.int64)
 
     def describe_task(self) -> str:
         """The present task in a few words, for captions."""

@@ -162,6 +162,12 @@ class ActionScale:
             self._scale = np.where(self.bounded, (self._high - self._low) / 2, 1).astype(space.dtype)
             self._centre = np.where(self.bounded, (self._high + self._low) / 2, 0).astype(space.dtype)
 
+    def inverse(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of policies, ``[..., actions]``, from those for the environment."""
+        if not self._is_box:
+            return (actions[..., None] if self._single else actions) - self._start
+        return (actions - self._centre) / np.where(self._scale == 0, 1, self._scale)
+
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Actions for the environment."""
         if not self._is_box:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.envs.episode_info import EpisodeInfo
+from maml_rl.envs.episode_info import Measures
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.batch import make_samples
 from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
@@ -144,11 +144,19 @@ class Protocol:
 
 
 class AdaptationStep(NamedTuple):
-    """Parameters (stacked over tasks), each task's episodes with them, and means of what ``info`` told of these."""
+    """What the tasks give after a number of gradient steps.
+
+    Attributes:
+        params: stacked over tasks.
+        trajectories: each task's episodes with them.
+        returns: of each task; of trials, of each of its episodes.
+        infos: likewise means of what ``info`` told.
+    """
 
     params: Params
     trajectories: list[Trajectories]
-    infos: list[dict[str, float]]
+    returns: list[list[float]]
+    infos: list[list[dict[str, float]]]
 
 
 def adaptation(
@@ -166,15 +174,14 @@ def adaptation(
     params, first_lr = protocol.initial_params(first_task, len(tasks))
     limit_s = protocol.sample_timeout_s
     for step in range(protocol.steps + 1):
-        trajectories, infos = [], []
+        trajectories, returns, infos = [], [], []
         for i, task in enumerate(tasks):
             task_params = {name: value[i].detach().numpy() for name, value in params.items()}
             seed = stream(protocol.seed, Phase.EVALUATION, first_task + i, step)
             with time_limit(
                 limit_s, f"task {first_task + i} took longer than sample_timeout_s={limit_s:g} s"
             ):
-                told = EpisodeInfo(env)
-                observers = [told] if env.reports_info else []
+                measures = Measures(env)
                 trajectories.append(
                     rollout(
                         env,
@@ -182,12 +189,13 @@ def adaptation(
                         protocol.spec,
                         task_params,
                         seed,
-                        *observers,
+                        *measures.observers,
                         normalizer=protocol.normalizer,
                     )
                 )
-                infos.append(told.means())
-        yield AdaptationStep(params, trajectories, infos)
+                returns.append(measures.returns(trajectories[-1]))
+                infos.append(measures.infos or [{}] * env.trial_episodes)
+        yield AdaptationStep(params, trajectories, returns, infos)
         if step < protocol.steps:
             samples = make_samples(
                 trajectories,
@@ -224,7 +232,11 @@ def evaluate(
     with one_thread():
         for start in range(0, len(tasks), TASKS_PER_CHUNK):
             chunk = tasks[start : start + TASKS_PER_CHUNK]
-            steps = list(map(_measured, adaptation(env, protocol, chunk, first_task + start)))
+            steps = [
+                row
+                for step in adaptation(env, protocol, chunk, first_task + start)
+                for row in _measured(step)
+            ]
             names = dict.fromkeys(name for _, told in steps for task in told for name in task)
             infos = {
                 name: np.array([[task.get(name, np.nan) for task in told] for _, told in steps])
@@ -235,13 +247,18 @@ def evaluate(
     return AdaptationResult.joined(parts)
 
 
-def _measured(step: AdaptationStep) -> tuple[list[float], list[dict[str, float]]]:
-    """Each task's return, NaN if it diverged, and what it told."""
+def _measured(step: AdaptationStep) -> Iterator[tuple[list[float], list[dict[str, float]]]]:
+    """Each task's return, NaN if it diverged, and what it told; of trials, of one episode after the other."""
     finite = np.all([v.detach().isfinite().flatten(1).all(1).numpy() for v in step.params.values()], axis=0)
     # Parameters that are not finite act all the same: clipped, in a corner of the action box.
-    returns = [t.mean_return if known else np.nan for t, known in zip(step.trajectories, finite, strict=True)]
-    infos = [{} if np.isnan(value) else told for value, told in zip(returns, step.infos, strict=True)]
-    return returns, infos
+    for of_tasks, told_of_tasks in zip(
+        zip(*step.returns, strict=True), zip(*step.infos, strict=True), strict=True
+    ):
+        returns = [value if known else np.nan for value, known in zip(of_tasks, finite, strict=True)]
+        yield (
+            returns,
+            [{} if np.isnan(value) else told for value, told in zip(returns, told_of_tasks, strict=True)],
+        )
 
 
 def _halved(inner_lr: InnerLR) -> InnerLR:

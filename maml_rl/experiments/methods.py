@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from maml_rl.envs import TASK_IN_OBSERVATION
+from maml_rl.envs.trials import TRIAL_EPISODES
 from maml_rl.experiments.presets import Experiment
 from maml_rl.rllib.config import MAMLConfig
 
-MethodName = Literal["maml", "first-order", "pretrained", "random", "oracle", "context-vector", "guided"]
+MethodName = Literal[
+    "maml", "first-order", "pretrained", "random", "oracle", "context-vector", "guided", "rl2"
+]
 
 GUIDED: MethodName = "guided"
+RL2: MethodName = "rl2"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,21 @@ def _told_the_task(config: MAMLConfig) -> MAMLConfig:
     )
 
 
+def _remembers(config: MAMLConfig) -> MAMLConfig:
+    """PPO over whole trials (Duan et al. 2016: TRPO); sizes from trials on the bandits: see RESULTS.md."""
+    return config.training(
+        inner_steps=0,
+        outer_update="ppo",
+        recurrent="gru",
+        hidden_sizes=(64,),
+        activation="tanh",
+        meta_batch_size=40,
+        episodes_per_task=10,
+        minibatch_size=8000,
+        gae_lambda=0.95,
+    )
+
+
 METHODS: dict[str, Method] = {
     "maml": Method("model-agnostic meta-learning", lambda config: config),
     "first-order": Method(
@@ -68,6 +87,12 @@ METHODS: dict[str, Method] = {
         lambda config: config.training(max_kl=0.5),
         iterations=200,
     ),
+    RL2: Method(
+        "a recurrent policy that remembers the episodes of a task (Duan et al. 2016)",
+        _remembers,
+        iterations=500,
+        adapts=False,
+    ),
 }
 
 
@@ -81,6 +106,8 @@ def configure(experiment: Experiment, method: MethodName) -> tuple[MAMLConfig, i
         raise ValueError(f"method is {method!r}; it must be one of: {', '.join(get_args(MethodName))}")
     chosen = METHODS[method]
     config = chosen.configure(experiment.make_config())
+    if method == RL2:
+        config.environment(env_config={**config.env_config, TRIAL_EPISODES: experiment.trial_episodes})
     if method in experiment.inner_lr:
         config.training(inner_lr=experiment.inner_lr[method])
     return config, experiment.iterations if chosen.iterations is None else chosen.iterations

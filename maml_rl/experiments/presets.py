@@ -32,6 +32,7 @@ class Experiment:
         test_episodes: episodes per task and gradient step in the evaluation.
         inner_lr: first step size at test time of the methods whose policies are fine-tuned (code, "manually
             tuned", unless said otherwise); every other method takes the configuration's.
+        trial_episodes: episodes of a trial of RL2.
         paper: the paper's returns after 0, 1, 2, 3 gradient steps by method, as (mean, 95 % interval): values
             behind Figures 4 and 5. An interval that was not published, or is that of one run repeated, is None.
     """
@@ -41,6 +42,7 @@ class Experiment:
     test_tasks: Callable[[], np.ndarray] | None
     test_episodes: int
     inner_lr: Mapping[str, float] = field(default_factory=dict)
+    trial_episodes: int = 2
     paper: Mapping[str, tuple[Return, ...]] = field(default_factory=dict)
 
 
@@ -147,6 +149,38 @@ def metaworld_ml10() -> MAMLConfig:
     return _metaworld("maml_rl/MetaWorldML10-v0")
 
 
+def bandit_10() -> MAMLConfig:
+    """Bernoulli bandits with 10 arms, 100 pulls (Duan et al. 2016, arXiv 1611.02779, sec. 3.1)."""
+    return (
+        MAMLConfig()
+        .environment("maml_rl/Bandit-v0", env_config={"arms": 10})
+        .training(
+            inner_lr=1.0,  # one step on 20 episodes is to move logits by about 1
+            horizon=100,  # Duan et al.: n = 100 pulls
+            gae_lambda=0.0,  # pulls have no consequences
+            gamma=0.99,  # Duan et al.
+        )
+    )
+
+
+def tabular_mdp() -> MAMLConfig:
+    """Random MDPs with 10 states and 5 actions, episodes of 10 steps (Duan et al. 2016, sec. 3.2)."""
+    return (
+        MAMLConfig()
+        .environment("maml_rl/TabularMDP-v0")
+        .training(inner_lr=1.0, horizon=10, gae_lambda=0.5, meta_batch_size=40)
+    )
+
+
+def visual_nav() -> MAMLConfig:
+    """A goal that must be found from pictures of a walker, with convolutions."""
+    return (
+        MAMLConfig()
+        .environment("maml_rl/VisualNav-v0")
+        .training(inner_lr=0.5, horizon=20, gae_lambda=0.8, hidden_sizes=(64,), hvp="exact")
+    )
+
+
 def _uniform_tasks(seed: int, low: float, high: float, *shape: int) -> Callable[[], np.ndarray]:
     """The paper's test tasks are drawn like this (code)."""
     return lambda: np.random.RandomState(seed).uniform(low, high, size=(40, *shape))
@@ -229,6 +263,28 @@ EXPERIMENTS = {
             "random": _means(3.1, 9.3, 16.0, 26.1),
             "oracle": ((524.8, 12.4),),
         },
+    ),
+    "bandit-10": Experiment(
+        make_config=bandit_10,
+        iterations=100,
+        test_tasks=None,
+        test_episodes=20,
+        trial_episodes=1,
+        # Duan et al. 2016, table 1: n = 100 pulls, k = 10 arms.
+        paper={"rl2": _means(83.5), "random": _means(49.9)},
+    ),
+    "tabular-mdp": Experiment(
+        make_config=tabular_mdp,
+        iterations=200,
+        test_tasks=None,
+        test_episodes=20,
+        trial_episodes=10,  # Duan et al. 2016, table 2: n = 10 episodes, whose returns add up to 156.2
+    ),
+    "visual-nav": Experiment(
+        make_config=visual_nav,
+        iterations=100,
+        test_tasks=None,
+        test_episodes=20,
     ),
     # Published for Meta-World are success rates of other versions of its rewards, not returns.
     "metaworld-ml1-reach": Experiment(

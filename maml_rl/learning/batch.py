@@ -50,6 +50,11 @@ class Samples(NamedTuple):
             (torch.arange(count, device=self.weights.device, dtype=torch.double) / fraction).long()
         )
 
+    def merged(self) -> Samples:
+        """All tasks as a single one; whole episodes only. Every task counts alike."""
+        joined = Samples(*(field.flatten(0, 1)[None] for field in self))
+        return joined._replace(weights=joined.weights / len(self.weights))
+
     def select(self, index: Int[Tensor, " selected"]) -> Samples:
         """Some of each task's samples or episodes, the weights scaled to remain a mean."""
         chosen = Samples(*(field[:, index] for field in self))

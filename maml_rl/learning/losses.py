@@ -33,16 +33,18 @@ def surrogate_and_kl(policy: Distribution, old_policy: Distribution, samples: Sa
     return surrogate, mean_kl(old_policy, policy, samples)
 
 
-def clipped_surrogate_and_kl(clip: float) -> OuterLoss:
-    """The outer loss -mean(min(r A, clip(r, 1 - clip, 1 + clip) A)) with r = pi / pi_old.
+def clipped_surrogate_and_kl(clip: float, entropy_coeff: float = 0.0) -> OuterLoss:
+    """The outer loss -mean(min(r A, clip(r, 1 - clip, 1 + clip) A) + c H) with r = pi / pi_old, H the entropy.
 
-    Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7.
+    Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7 and 9.
     """
 
     def loss_and_kl(policy: Distribution, old_policy: Distribution, samples: Samples) -> LossAndKL:
         ratio = (policy.log_prob(samples.actions) - old_policy.log_prob(samples.actions)).exp()
         clipped = ratio.clamp(1 - clip, 1 + clip)
         gain = torch.min(ratio * samples.advantages, clipped * samples.advantages)
+        if entropy_coeff:
+            gain = gain + entropy_coeff * policy.entropy()
         return -weighted_sum(gain, samples), mean_kl(old_policy, policy, samples)
 
     return loss_and_kl

@@ -11,6 +11,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from maml_rl.envs import check_env_name
 from maml_rl.envs.naming import find_target, is_own
+from maml_rl.envs.trials import TRIAL_EPISODES
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
@@ -21,13 +22,13 @@ from maml_rl.rllib.env_runner import MAMLEnvRunner
 from maml_rl.rllib.model_config import fields_of
 from maml_rl.rllib.policy_builder import Model, build_policy
 from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, Recurrent, reject_unused
-from maml_rl.tools.checks import checked, plain
+from maml_rl.tools.checks import COUNT, checked, plain
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
 
-_PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param")
+_PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param", "entropy_coeff")
 
 
 class MAMLConfig(AlgorithmConfig):
@@ -75,6 +76,7 @@ class MAMLConfig(AlgorithmConfig):
         self.line_search_steps: int = 15  # code
         self.line_search_ratio: float = 0.8  # code
         self.clip_param: float = 0.2  # Schulman et al. 2017
+        self.entropy_coeff: float = 0.0
         self.hidden_sizes: tuple[int, ...] = (100, 100)
         self.activation: Activation = "relu"
         self.layer_norm: bool = False
@@ -129,6 +131,7 @@ class MAMLConfig(AlgorithmConfig):
         num_epochs: int = NotProvided,
         minibatch_size: int = NotProvided,
         clip_param: float = NotProvided,
+        entropy_coeff: float = NotProvided,
         hidden_sizes: tuple[int, ...] = NotProvided,
         activation: Activation = NotProvided,
         layer_norm: bool = NotProvided,
@@ -182,6 +185,7 @@ class MAMLConfig(AlgorithmConfig):
             num_epochs: passes over a batch in PPO, at most.
             minibatch_size: samples per gradient step in PPO.
             clip_param: PPO's bound of the probability ratio's distance from 1.
+            entropy_coeff: PPO's reward for the policy's entropy.
             hidden_sizes: units of the policy's hidden layers.
             activation: of the hidden layers; the derivatives of ``relu`` and ``tanh`` are written out, all others
                 are left to autograd and take longer.
@@ -300,6 +304,13 @@ class MAMLConfig(AlgorithmConfig):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
                 )
+        if TRIAL_EPISODES in self.env_config:
+            checked(TRIAL_EPISODES, self.env_config[TRIAL_EPISODES], COUNT)
+            if self.inner_steps or (self.recurrent is None and self.module is None):
+                raise ValueError(
+                    f"{TRIAL_EPISODES} is {self.trial_episodes}, but inner_steps is {self.inner_steps} and "
+                    f"recurrent is {self.recurrent}: trials are for recurrent policies without inner steps (RL2)"
+                )
         default = MAMLConfig()
         for name in _PPO_ONLY:
             value = getattr(self, name)
@@ -382,9 +393,19 @@ class MAMLConfig(AlgorithmConfig):
         )
 
     @property
+    def trial_episodes(self) -> int:
+        """Episodes of a trial, through which the state of a recurrent policy lasts: 1 but for RL2."""
+        return self.env_config.get(TRIAL_EPISODES, 1)
+
+    @property
+    def learns_trials(self) -> bool:
+        """Whether a recurrent policy adapts by what it remembers of a task, and not by gradient steps: RL2."""
+        return self.inner_steps == 0 and TRIAL_EPISODES in self.env_config
+
+    @property
     def has_critic(self) -> bool:
-        """Whether a critic is learned: by PPO where nothing is adapted."""
-        return self.outer_update == "ppo" and self.inner_steps == 0
+        """Whether a critic is learned: by PPO where one policy acts in all tasks alike."""
+        return self.outer_update == "ppo" and self.inner_steps == 0 and not self.learns_trials
 
     def get_default_learner_class(self) -> type[Learner]:
         from maml_rl.rllib.learner import MAMLLearner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,8 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
 from threadpoolctl import ThreadpoolController
 
-from maml_rl.envs.episode_info import EpisodeInfo
-from maml_rl.envs.rollout import SeenObservations, State, rollout, stream
+from maml_rl.envs.episode_info import Measures
+from maml_rl.envs.rollout import SeenObservations, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
@@ -42,12 +41,13 @@ class TaskBlock:
 class RolloutSummary:
     """What the driver needs to know of a block: it never sees the trajectories."""
 
-    returns: list[float]
+    returns: list[list[float]]
+    """Mean return of each task; of trials, that of every episode."""
     env_steps: int
     episodes: int
     diverged_episodes: int
-    infos: list[dict[str, float]]
-    """Means of the numbers in ``info``, of each task; empty for environments that tell none."""
+    infos: list[list[dict[str, float]]]
+    """Likewise means of the numbers in ``info``; empty for environments that tell none."""
     seen: list[Normalizer]
     """Moments of observations and returns of each task, where they are normalised."""
     observation_square: float
@@ -101,16 +101,15 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
         """
         started = time.perf_counter()
         diverged = self.env.diverged_episodes
-        trajectories, episodes, infos, seen = [], [], [], []
+        trajectories, returns, episodes, infos, seen = [], [], [], [], []
         with one_thread(self._blas):
             for offset, task in enumerate(block.tasks):
                 task_params = {
                     name: value[block.first + offset if len(value) > 1 else 0]
                     for name, value in params.items()
                 }
-                observers: list[Callable[[State], None]] = []
-                if self.env.reports_info:
-                    observers.append(told := EpisodeInfo(self.env))
+                measures = Measures(self.env)
+                observers = measures.observers
                 if self._callbacks.follow_episodes:
                     observers.append(
                         follower := EpisodeFollower(self._callbacks, self, task, block.phase[-1])
@@ -138,14 +137,14 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
                             else trajectories[-1].return_moments(self.config.gamma),
                         )
                     )
-                if self.env.reports_info:
-                    infos.append(told.means())
+                returns.append(measures.returns(trajectories[-1]))
+                infos.append(measures.infos)
                 if self._callbacks.follow_episodes:
                     episodes += [episode.to_numpy() for episode in follower.episodes]
         if self._callbacks.follow_episodes:
             self._callbacks.call("on_sample_end", samples=episodes)
         summary = RolloutSummary(
-            returns=[t.mean_return for t in trajectories],
+            returns=returns,
             env_steps=sum(t.env_steps for t in trajectories),
             episodes=sum(len(t.lengths) for t in trajectories),
             diverged_episodes=self.env.diverged_episodes - diverged,

@@ -197,7 +197,7 @@ class MAMLLearner(TorchLearner):
             post = self._expert.show(post, task_features, self._rl_module.normalizer)
             outer_loss = self._expert.outer_loss
         elif ppo is not None:
-            outer_loss = clipped_surrogate_and_kl(self.config.clip_param)
+            outer_loss = clipped_surrogate_and_kl(self.config.clip_param, self.config.entropy_coeff)
         params, step = (
             self._trpo(post, outer_loss)
             if ppo is None
@@ -240,12 +240,12 @@ class MAMLLearner(TorchLearner):
         for task, task_trajectories in enumerate(trajectories):
             if fault := task_trajectories.fault():
                 raise NonFiniteError(f"task {task}: {fault}")
-        if self.config.inner_steps == 0:  # one policy for all tasks: one baseline, one standardisation
-            trajectories = [pool(trajectories)]
+        if self.config.inner_steps == 0 and not self.config.learns_trials:
+            trajectories = [pool(trajectories)]  # one policy for all tasks: one baseline, one standardisation
         return trajectories
 
     def _samples(self, blocks: Sequence[Block]) -> Samples:
-        return make_samples(
+        samples = make_samples(
             self._trajectories(blocks),
             self._rl_module.spec,
             gamma=self.config.gamma,
@@ -254,6 +254,8 @@ class MAMLLearner(TorchLearner):
             reward_scale=self._reward_scale,
             device=self.device,
         )
+        # A baseline for each task, but one policy for the episodes of all.
+        return samples.merged() if self.config.learns_trials else samples
 
     @property
     def _reward_scale(self) -> float:

@@ -151,7 +151,7 @@ class MAML(Algorithm):
         """One meta-update; run again from its start if trajectories or the learner were lost with their node."""
         trials, update = self._until_nothing_is_lost(self._meta_iteration)
         # Only now: an iteration that is run again counts once.
-        trials.log(self.metrics, self.config.inner_steps, self._info_names_with(trials))
+        trials.log(self.metrics, self._last, self._info_names_with(trials))
         self.metrics.log_value(LIFETIME_STEPS, trials.env_steps, reduce="lifetime_sum")
         log_update(self.metrics, update, with_critic=self.config.has_critic)
         self._advice.look(trials, update)
@@ -175,18 +175,24 @@ class MAML(Algorithm):
         """Adapt to ``evaluation_duration`` held-out tasks, the same in every evaluation; theta stays as it is.
 
         Returns:
-            ``return_pre`` and ``return_post`` as in training, ``returns`` after 0, 1, ... gradient steps, and what
-            callbacks logged under ``env_runners``. A task whose data are not finite leaves NaN.
+            ``return_pre`` and ``return_post`` as in training, ``returns`` after 0, 1, ... gradient steps (of RL2,
+            of episode 1, 2, ...), and what callbacks logged under ``env_runners``. A task whose data are not finite
+            leaves NaN.
         """
         config = self.config
         self._call_back("on_evaluate_start")
         trials = self._until_nothing_is_lost(self._held_out_trials)
         logger = MetricsLogger(stats_cls_lookup=config.stats_cls_lookup, root=True)
-        trials.log(logger, config.inner_steps, self._info_names_with(trials))
-        missing = config.inner_steps + 1 - len(trials.returns)
+        trials.log(logger, self._last, self._info_names_with(trials))
+        missing = self._last + 1 - len(trials.returns)
         results = {**logger.peek(), "returns": trials.returns + [math.nan] * missing}
         self._call_back("on_evaluate_end", evaluation_metrics=results)
         return results
+
+    @property
+    def _last(self) -> int:
+        """Where the return after adaptation stands among a trial's returns."""
+        return self.config.inner_steps or self.config.trial_episodes - 1
 
     def _info_names_with(self, trials: Trials) -> list[str]:
         """The numbers in ``info`` that were told so far: they stay in every later result."""

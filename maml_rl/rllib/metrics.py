@@ -27,8 +27,8 @@ class Trials:
     """What the episodes of one meta-batch gave, phase by phase; it fills while they are collected.
 
     Attributes:
-        returns: mean over tasks of the return after 0, 1, ... gradient steps.
-        infos: of each phase the means over tasks of the numbers in ``info``.
+        returns: mean over tasks of the return after 0, 1, ... gradient steps; of trials, of episode 1, 2, ....
+        infos: likewise the means over tasks of the numbers in ``info``.
         blocks: the trajectories of the last phase.
         seen: what all tasks of all phases add to the normalizer, in order.
         seconds: by activity.
@@ -48,12 +48,14 @@ class Trials:
 
     def add(self, summaries: list[RolloutSummary], blocks: list[Block], seconds: float) -> None:
         """One more phase."""
-        self.returns.append(float(np.mean([value for summary in summaries for value in summary.returns])))
+        by_task = [task for summary in summaries for task in summary.returns]
+        self.returns += [float(np.mean(episode)) for episode in zip(*by_task, strict=True)]
         self.blocks = blocks
         self.env_steps += sum(summary.env_steps for summary in summaries)
         self.episodes += sum(summary.episodes for summary in summaries)
         self.diverged_episodes += sum(summary.diverged_episodes for summary in summaries)
-        self.infos.append(mean_over_tasks([task for summary in summaries for task in summary.infos]))
+        told = [task for summary in summaries for task in summary.infos]
+        self.infos += [mean_over_tasks(episode) for episode in zip(*told, strict=True)] or [{}]
         self.seen += [task for summary in summaries for task in summary.seen]
         self.observation_square += sum(summary.observation_square for summary in summaries)
         self.seconds["rollouts"] += seconds
@@ -64,20 +66,21 @@ class Trials:
         """Root mean square of the observations' components; NaN without a step."""
         return math.sqrt(self.observation_square / self.env_steps) if self.env_steps else math.nan
 
-    def log(self, logger: MetricsLogger, inner_steps: int, info_names: Collection[str]) -> None:
+    def log(self, logger: MetricsLogger, last: int, info_names: Collection[str]) -> None:
         """Into RLlib's metrics; NaN for what is missing.
 
         Args:
+            last: the place in ``returns`` of the return after adaptation.
             info_names: numbers that the environment has told so far.
         """
-        post = self.returns[inner_steps] if len(self.returns) > inner_steps else math.nan
+        post = self.returns[last] if len(self.returns) > last else math.nan
         values: dict[str | tuple[str, ...], float] = {
             "return_pre": self.returns[0] if self.returns else math.nan,
             "return_post": post,
             (ENV_RUNNERS, "episode_return_mean"): post,  # RLlib's name for "the" return
             (ENV_RUNNERS, "episode_len_mean"): self.env_steps / self.episodes if self.episodes else math.nan,
         }
-        for when, phase in (("pre", 0), ("post", inner_steps)):
+        for when, phase in (("pre", 0), ("post", last)):
             told = self.infos[phase] if len(self.infos) > phase else {}
             for info in info_names:
                 key = f"{info}_{when}" if info == SUCCESS_RATE else (f"info_{when}", info)

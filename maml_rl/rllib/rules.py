@@ -209,6 +209,7 @@ RULES: dict[str, Rule] = {
     "num_epochs": COUNT,
     "minibatch_size": COUNT,
     "clip_param": OPEN_UNIT,
+    "entropy_coeff": NON_NEGATIVE,
     "hidden_sizes": (
         "a sequence of positive integers",
         lambda v: isinstance(v, tuple) and len(v) > 0 and all(COUNT[1](width) for width in v),

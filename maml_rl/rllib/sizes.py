@@ -24,10 +24,11 @@ def check_sizes(config: MAMLConfig, spec: Policy) -> None:
     """
     there = max([total_memory(), *(node["Resources"].get("memory", 0) for node in _nodes())])
     parameters = sum(math.prod(shape) for shape in spec.shapes.values())
-    per_task = config.episodes_per_task * config.horizon * (spec.observation_size + spec.action_size + 1)
+    horizon = config.horizon * config.trial_episodes
+    per_task = config.episodes_per_task * horizon * (spec.observation_size + spec.action_size + 1)
     tasks, phases = config.meta_batch_size, config.inner_steps + 1
     batch = f"meta_batch_size {tasks}"
-    samples = f"episodes_per_task {config.episodes_per_task} x horizon {config.horizon}"
+    samples = f"episodes_per_task {config.episodes_per_task} x horizon {horizon}"
     network = f"hidden_sizes {config.hidden_sizes}, context_size {config.context_size}"
     if config.recurrent is not None:
         network += f", recurrent_size {config.recurrent_size}"

@@ -181,6 +181,6 @@ def _paths(held_out: HeldOut, goal: np.ndarray) -> tuple[list[np.ndarray], list[
             episode[:length]
             for episode, length in zip(trajectories.observations, trajectories.lengths, strict=True)
         ][:_DRAWN_EPISODES]
-        for _, (trajectories,), _ in adaptation(held_out.make_env(), protocol, [goal])
+        for _, (trajectories,), *_ in adaptation(held_out.make_env(), protocol, [goal])
     )
     return before, after

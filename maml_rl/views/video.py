@@ -127,7 +127,7 @@ def _film_both(
     on_progress(f"adapting: {protocol.steps} gradient step(s)")
     with closing(held_out.make_env()) as env:
         params: list[Params] = []
-        for stacked, (trajectories,), _ in adaptation(env, protocol, [task]):
+        for stacked, (trajectories,), *_ in adaptation(env, protocol, [task]):
             if fault := trajectories.fault():
                 raise VideoError(f"adaptation diverged after {len(params)} gradient step(s): {fault}")
             params.append(stacked)
