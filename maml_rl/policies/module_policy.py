@@ -111,9 +111,11 @@ class ModulePolicy(TorchPolicy):
         return found | self.head.init_params()
 
     def __call__(self, params: Mapping[str, Tensor], observations: Tensor) -> Distribution:
+        return self.head.distribution(self._outputs(params, observations), params)
+
+    def _outputs(self, params: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         own = {self._prefix + name: params[name] for name in self._shapes}
-        outputs = self._stacked(own, structured(self._structure, observations))
-        return self.head.distribution(outputs, params)
+        return self._stacked(own, structured(self._structure, observations))
 
     def initial_state(self, params: Mapping[str, Tensor], n: int) -> Any:
         own = {self._prefix + name: params[name] for name in self._shapes}
@@ -150,8 +152,8 @@ class ModulePolicy(TorchPolicy):
         vectors = torch.rand((2, *shape, self.observation_size), generator=generator)
         params = {name: x.expand(2, *x.shape) for name, x in self.init_params(0).items()}
         try:
-            outputs = self(params, vectors).parts[0]
-            alone = self(params, vectors[:, :1]).parts[0]
+            outputs = self._outputs(params, vectors)
+            alone = self._outputs(params, vectors[:, :1])
         except Exception as error:  # whatever the user's forward does
             problem = str(error).partition("\n")[0]
             raise ModuleError(f"module {self.name}: {type(error).__name__}: {problem}") from error

@@ -193,7 +193,7 @@ class MAMLConfig(AlgorithmConfig):
             conv_filters: channels, kernel size and stride of each convolution of an image, without padding; none
                 at all flattens images. By default as many of 3 x 3 with stride 2 as the image takes.
             recurrent: ``gru`` or ``lstm`` after the hidden layers, whose state lasts an episode.
-            recurrent_size: its units.
+            recurrent_size: units of the recurrent cell.
             adapt_only: beginnings of the names of the parameters that inner steps change, such as ``hidden.1`` or
                 ``mean``; the others are meta-learned only. By default all are adapted.
             module: your own network in place of those that the fields above describe: package.module:Class of a

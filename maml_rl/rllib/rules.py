@@ -74,7 +74,7 @@ _INSTEAD = {
         "policy actions in [-1, 1] are always scaled to the action box and clipped there"
     ),
     ("model", "_model_config", "_rl_module_spec"): (
-        "set the network with .training() or .rl_module(model_config=..., rl_module_spec=...)"
+        "set the network with .training(hidden_sizes=..., ...) or .rl_module(model_config=..., rl_module_spec=...)"
     ),
     ("observation_space", "action_space"): "the spaces are the environment's own",
     (

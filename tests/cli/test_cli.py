@@ -18,6 +18,7 @@ from paths import ROOT
 
 from maml_rl.cli.app import main
 from maml_rl.policies.policy_file import load_policy
+from maml_rl.tools.user_folder import USER_FOLDER
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_an_environment_of_the_present_folder(tmp_path: Path) -> None:
     (tmp_path / "my_tasks.py").write_text(example)
     arguments = ["my_tasks:PendulumMass", *TINY, "--num-env-runners", "1", "--iterations", 1]
     command = Path(sys.executable).with_name("maml-rl")
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH", USER_FOLDER)}
     result = subprocess.run(
         [command, "train", *map(str, arguments), "--output", "run"],
         cwd=tmp_path,

@@ -100,22 +100,20 @@ def test_on_ray_an_error_of_the_environment_arrives_as_it_is(local_ray: None) ->
 
 
 def test_fresh_weights_differ_between_tasks_and_repeat_with_the_seed() -> None:
-    ((params, _, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3))
+    ((params, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3))
     weights = params["hidden.0.weight"]
     assert not torch.equal(weights[0], weights[1])
-    ((tail, _, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3)[1:], first_task=1)
+    ((tail, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3)[1:], first_task=1)
     assert torch.equal(tail["hidden.0.weight"], weights[1:])
-    ((other, _, _),) = adaptation(make_env(), protocol(meta_params=None, steps=0, seed=1), goals(3))
+    ((other, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0, seed=1), goals(3))
     assert not torch.equal(other["hidden.0.weight"], weights)
 
 
 def test_adapted_parameters_do_not_leak_between_tasks() -> None:
     tasks = goals(3)
-    together = [params for params, _, _ in adaptation(make_env(), protocol(), tasks)]
+    together = [step.params for step in adaptation(make_env(), protocol(), tasks)]
     for i in range(3):
-        alone = [
-            params for params, _, _ in adaptation(make_env(), protocol(), tasks[i : i + 1], first_task=i)
-        ]
+        alone = [step.params for step in adaptation(make_env(), protocol(), tasks[i : i + 1], first_task=i)]
         for step in range(4):
             for name, value in alone[step].items():
                 torch.testing.assert_close(together[step][name][i], value[0], rtol=1e-5, atol=1e-6)

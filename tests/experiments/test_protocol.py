@@ -23,6 +23,7 @@ from maml_rl.experiments.run import POLICY_FIELDS
 from maml_rl.learning.batch import make_samples
 from maml_rl.policies.meta_params import INNER_LR
 from maml_rl.policies.mlp import MLP
+from maml_rl.policies.normalizer import Moments, Normalizer
 from maml_rl.policies.policy import CONTEXT, Params
 from maml_rl.policies.policy_file import PolicyFile
 
@@ -120,9 +121,9 @@ def test_fresh_weights_are_those_of_the_tasks_own_stream() -> None:
 def test_every_step_sees_fresh_episodes_of_the_policy_before_it() -> None:
     """With a step size of nearly nothing all that differs from step to step is the noise."""
     steps = list(adaptation(env(), protocol(inner_lr=1e-12), GOALS[:2]))
-    noise = [trajectories[task].actions.tobytes() for _, trajectories, _ in steps for task in range(2)]
+    noise = [trajectories[task].actions.tobytes() for _, trajectories, *_ in steps for task in range(2)]
     assert len(set(noise)) == 8
-    for params, _, _ in steps[1:]:
+    for params, *_ in steps[1:]:
         for name, value in params.items():
             torch.testing.assert_close(value, steps[0][0][name])
 
@@ -138,6 +139,7 @@ OTHER: dict[str, Any] = {
     "gae_lambda": 0.4,
     "baseline_ridge": 10.0,
     "seed": 3,
+    "normalizer": Normalizer(Moments(10.0, np.full(2, 0.1), np.full(2, 0.4)), None),
 }
 
 
@@ -256,7 +258,7 @@ def test_the_time_limit_reaches_the_protocol() -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_argument_changes_the_measurement(name: str) -> None:
-    assert {*ARGUMENTS, "env", *TESTED_ELSEWHERE} == set(HeldOut.__init__.__kwdefaults__)
+    assert {*ARGUMENTS, "env", "module", *TESTED_ELSEWHERE} == set(HeldOut.__init__.__kwdefaults__)
     first, second = measured(policy_file()), measured(policy_file(), **{name: ARGUMENTS[name]})
     assert first[0] != second[0]
     assert first[1] != second[1]

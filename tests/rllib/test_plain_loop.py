@@ -257,6 +257,6 @@ def test_every_block_of_tasks_has_its_own_parameters_goals_and_streams(algorithm
     for task, trajectories in enumerate(expected):
         np.testing.assert_array_equal(found[task].actions, trajectories.actions, err_msg=f"task {task}")
         np.testing.assert_array_equal(found[task].rewards, trajectories.rewards, err_msg=f"task {task}")
-    returns = [value for summary in summaries for value in summary.returns]
+    returns = [value for summary in summaries for (value,) in summary.returns]
     assert returns == pytest.approx([t.rewards.sum(1).mean() for t in expected], rel=1e-5)
     assert sum(summary.env_steps for summary in summaries) == sum(t.lengths.sum() for t in expected)

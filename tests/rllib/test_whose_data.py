@@ -68,7 +68,7 @@ def test_collecting_equals_a_plain_loop_over_tasks(algo: MAML, shared: bool) -> 
     for mine, theirs in zip(found, expected, strict=True):
         for name in ("observations", "actions", "rewards", "lengths"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
-    assert [r for s in summaries for r in s.returns] == [t.mean_return for t in expected]
+    assert [r for s in summaries for (r,) in s.returns] == [t.mean_return for t in expected]
     assert sum(s.env_steps for s in summaries) == sum(t.env_steps for t in expected)
 
 
@@ -80,11 +80,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch, env: str) -> list[tuple[np.ndarray
     seen: list[tuple[np.ndarray, Trajectories]] = []
     original = env_runner.rollout
 
-    def spy(env: Any, task: Any, spec: Any, params: Any, seed: Any) -> Trajectories:
-        episodes = original(env, task, spec, params, seed)
+    def spy(env: Any, task: Any, spec: Any, params: Any, seed: Any, **normalizer: Any) -> Trajectories:
+        episodes = original(env, task, spec, params, seed, **normalizer)
         policy = spec.actor(params, len(episodes.rewards))
         means = np.stack([policy(o).copy() for o in episodes.observations.swapaxes(0, 1)], axis=1)
-        seen.append(((episodes.actions - means) / policy.std, episodes))
+        seen.append(((episodes.actions - means) / spec.head.std(params), episodes))
         return episodes
 
     monkeypatch.setattr(env_runner, "rollout", spy)
