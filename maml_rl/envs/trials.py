@@ -32,6 +32,7 @@ class TrialEnv(TaskVectorEnv):
     """
 
     def __init__(self, env: TaskVectorEnv, episodes: int) -> None:
+        self._env, self.trial_episodes = env, episodes
         if isinstance(env, VectorTaskEnv) and episodes > 1:
             raise ValueError(
                 f"{TRIAL_EPISODES} is {episodes}, but the copies of a vector environment are reset together, "
@@ -64,7 +65,6 @@ class TrialEnv(TaskVectorEnv):
             autoreset_mode=AutoresetMode.DISABLED,
             render_mode=env.render_mode,
         )
-        self._env, self.trial_episodes = env, episodes
         self._before = np.zeros((self.num_envs, more), np.float32)
         self._steps = np.zeros(self.num_envs, np.int64)
         self._running = np.zeros(self.num_envs, np.int64)

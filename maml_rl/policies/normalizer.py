@@ -100,7 +100,8 @@ class Normalizer:
     @property
     def reward_scale(self) -> float:
         """What rewards are divided by."""
-        return 1.0 if self.returns is None else float(np.sqrt(self.returns.variance[0] + LEAST**2))
+        deviation = 0.0 if self.returns is None else float(np.sqrt(self.returns.variance[0]))
+        return deviation or 1.0  # where all returns are the same there is no scale
 
     # --- arrays
 

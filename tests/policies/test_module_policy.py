@@ -233,7 +233,7 @@ def test_a_file_does_not_choose_the_module(tmp_path: Any) -> None:
         lambda: loaded.init_params(0),
     ):
         with pytest.raises(
-            ModuleError, match="module is 'm:Module', and files do not choose .* --module m:Module"
+            ModuleError, match=r"module is 'm:Module', and files do not choose .* --module m:Module"
         ):
             act()
     assert loaded.resolved(policy) is policy

@@ -16,7 +16,6 @@ from maml_rl.rllib.config import _PPO_ONLY, MAMLConfig
 from maml_rl.rllib.rules import HONOURED, RULES, TRAINING_FIELDS
 
 PAPER = sorted(n for n, e in EXPERIMENTS.items() if e.test_tasks and not n.startswith("metaworld"))
-)
 """The experiments of Finn et al. 2017; those of Meta-World need an extra: see test_metaworld.py."""
 
 
