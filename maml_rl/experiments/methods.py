@@ -59,10 +59,12 @@ def _remembers(config: MAMLConfig) -> MAMLConfig:
         recurrent="gru",
         hidden_sizes=(64,),
         activation="tanh",
-        meta_batch_size=40,
+        meta_batch_size=60,
         episodes_per_task=10,
         minibatch_size=8000,
-        gae_lambda=0.95,
+        lr=0.003,
+        max_kl=0.05,
+        entropy_coeff=0.01,
     )
 
 

@@ -31,6 +31,7 @@ from maml_rl.tools.threads import threads_over_chunks
 
 MODULE = "default_policy"
 NumpyParams = dict[str, np.ndarray]
+_STATISTICS = "normalizer"
 
 
 class MAMLLearner(TorchLearner):
@@ -67,11 +68,16 @@ class MAMLLearner(TorchLearner):
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """RLlib's state of a learner, and that of PPO and its critic."""
+        """RLlib's state of a learner, that of PPO and its critic, and running statistics."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         for name, part in self._stateful_parts().items():
             if self._check_component(name, components, not_components):
                 state[name] = part.state()
+        # RLlib's state of a module is of single precision.
+        if (normalizer := self._rl_module.normalizer) is not None and self._check_component(
+            _STATISTICS, components, not_components
+        ):
+            state[_STATISTICS] = normalizer.as_arrays()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -80,6 +86,8 @@ class MAMLLearner(TorchLearner):
         for name, part in self._stateful_parts().items():
             if name in state:
                 part.set_state(state[name])
+        if _STATISTICS in state:
+            self.set_meta_params(state[_STATISTICS])
 
     def training_state(self) -> NumpyParams:
         """All that later updates depend on: the meta-parameters, and ``state/PART/...`` of PPO and its critic."""

@@ -33,7 +33,8 @@ class PolicyModule(TorchRLModule):
         learned_inner_lr = config.pop("learned_inner_lr")
         self.spec = build_policy(self.observation_space, self.action_space, config)  # type: ignore[arg-type]
         self._names: dict[str, str] = {}
-        self._state_tree: Any = None
+        if self.spec.recurrent:
+            self._find_state()
         normalizer = Normalizer.fresh(
             self.spec.observation_size,
             observations=config["normalize_observations"],
@@ -52,6 +53,17 @@ class PolicyModule(TorchRLModule):
         if not isinstance(head, GaussianHead | StateGaussianHead):
             counts = getattr(head, "counts", [2] * head.action_size)
             self.action_dist_cls = TorchMultiCategorical.get_partial_dist_cls(input_lens=list(counts))
+
+    def _find_state(self) -> None:
+        """What a state consists of, and which dimension of each part counts episodes: torch's GRU has it second."""
+        assert isinstance(self.spec, TorchPolicy)
+        theta = self.spec.init_params(0)
+        one, self._state_tree = tree_flatten(self.spec.initial_state(theta, 1))
+        two = tree_leaves(self.spec.initial_state(theta, 2))
+        self._episode_dims = [
+            next(dim for dim, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)
+            for a, b in zip(one, two, strict=True)
+        ]
 
     def _register(self, name: str, value: Tensor) -> None:
         self._names[name] = name.replace(".", "/")  # torch allows no dot in the name of a parameter
@@ -87,10 +99,16 @@ class PolicyModule(TorchRLModule):
             return {Columns.ACTION_DIST_INPUTS: _inputs(policy)}
         assert isinstance(self.spec, TorchPolicy)
         leaves = list(batch[Columns.STATE_IN].values()) if Columns.STATE_IN in batch else []
-        state = tree_unflatten(leaves, self._state_tree) if leaves else None
+        state = None
+        if leaves:
+            inner = [x.movedim(0, dim) for x, dim in zip(leaves, self._episode_dims, strict=True)]
+            state = tree_unflatten(inner, self._state_tree)
         outputs, state = self.spec.unroll(theta, observations, state)
         policy = self.spec.head.distribution(outputs[None], stacked)
-        after = {str(i): leaf for i, leaf in enumerate(tree_leaves(state))}
+        after = {
+            str(i): leaf.movedim(dim, 0)
+            for i, (leaf, dim) in enumerate(zip(tree_leaves(state), self._episode_dims, strict=True))
+        }
         return {Columns.ACTION_DIST_INPUTS: _inputs(policy), Columns.STATE_OUT: after}
 
     def get_initial_state(self) -> dict[str, Tensor]:
@@ -98,9 +116,12 @@ class PolicyModule(TorchRLModule):
         if not self.spec.recurrent:
             return {}
         assert isinstance(self.spec, TorchPolicy)
-        state = self.spec.initial_state(theta_of(self.meta_params()), 1)
-        leaves, self._state_tree = tree_flatten(state)
-        return {str(i): leaf[0].detach() for i, leaf in enumerate(leaves)}
+        theta = theta_of(self.meta_params())
+        leaves = tree_leaves(self.spec.initial_state(theta, 1))
+        return {
+            str(i): leaf.detach().select(dim, 0)
+            for i, (leaf, dim) in enumerate(zip(leaves, self._episode_dims, strict=True))
+        }
 
 
 def _inputs(policy: Distribution) -> Tensor:

@@ -40,6 +40,7 @@ BACKTRACKED = {"max_kl": 1.0}
 CLIPPED = PPO | {"lr": 0.1, "clip_param": 0.05}
 FAR_PPO = PPO | {"lr": 0.1, "max_kl": 0.01}
 """The same for PPO."""
+PICTURES = {"env": "maml_rl/VisualNav-v0"}
 BOUND = {"initial_std": 0.3, "inner_lr": 0.02}
 
 EFFECTS: dict[str, Changes] = {
@@ -77,7 +78,16 @@ EFFECTS: dict[str, Changes] = {
     "num_epochs": {"ppo": (PPO, 2), "one policy": (SINGLE, 2), "expert": (GUIDED_PPO, 2)},
     "minibatch_size": {"ppo": (PPO, 54), "one policy": (SINGLE, 54), "expert": (GUIDED_PPO, 54)},
     "clip_param": {"ppo": (CLIPPED, 0.3), "one policy": (CLIPPED | SINGLE, 0.3)},
+    "entropy_coeff": {"ppo": (PPO, 0.5), "one policy": (SINGLE, 0.5)},
+    "normalize_observations": {"trpo": ({}, True), "ppo": (PPO, True), "critic": (SINGLE, True)},
+    "normalize_rewards": {"critic": (SINGLE, True)},
     "hidden_sizes": {"trpo": ({}, (4, 4))},
+    "layer_norm": {"trpo": ({"activation": "tanh"}, True), "ppo": (PPO, True)},
+    "conv_filters": {"trpo": (PICTURES, ((3, 3, 1),)), "flat": (PICTURES, ())},
+    "recurrent": {"trpo": ({}, "gru"), "other": ({"recurrent": "gru"}, "lstm"), "ppo": (PPO, "gru")},
+    "recurrent_size": {"trpo": ({"recurrent": "gru"}, 5)},
+    "adapt_only": {"trpo": ({}, ("mean",)), "ppo": (PPO, ("mean",)), "exact": ({"hvp": "exact"}, ("mean",))},
+    "module": {"trpo": ({}, "user_modules:Net"), "ppo": (PPO, "user_modules:Net")},
     "activation": {"trpo": ({}, "tanh"), "ppo": (PPO, "tanh")},
     "initial_std": {"trpo": ({}, 0.5), "ppo": (PPO, 0.5)},
     "min_std": {"trpo": (BOUND, 0.4), "ppo": (PPO | BOUND, 0.4), "expert": (EXPERT | BOUND, 0.4)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -204,3 +204,37 @@ class Found(gymnasium.Env[Any, Any]):
     def step(self, action: np.ndarray) -> Any:
         assert action in self.action_space
         return self.observation_space.sample(), -float(np.abs(action - self._goal).sum()), False, False, {}
+
+
+class Choice(gymnasium.Env[Any, Any]):
+    """An action of any kind earns as much of the goal as it shares with it; observations are a dictionary."""
+
+    observation_space = Dict(position=Box(-1, 1, (2,), np.float32), code=Discrete(3))
+    _ACTIONS: ClassVar = {
+        "discrete": Discrete(4, start=1),
+        "multi-discrete": MultiDiscrete([[2, 3], [3, 2]], start=[[0, 1], [0, 0]]),
+        "multi-binary": MultiBinary((2, 2)),
+        "box": Box(-1, 1, (2,), np.float32),
+    }
+
+    def __init__(self, kind: str) -> None:
+        self.action_space = self._ACTIONS[kind]
+        self._goal = 0
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, 3, n)
+
+    def set_task(self, task: int) -> None:
+        self._goal = int(task)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action: Any) -> Any:
+        assert action in self.action_space, action
+        return self._observation(), float(np.mean(np.asarray(action) == self._goal)), False, False, {}
+
+    def _observation(self) -> dict[str, Any]:
+        position = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return {"position": position, "code": int(self.np_random.integers(3))}
