@@ -36,14 +36,26 @@ TASKS_PER_CHUNK = 5
 class AdaptationResult:
     """What each task gave after each number of gradient steps, ``[steps + 1, tasks]`` each.
 
+    Of trials: in each of their episodes, ``[episodes, tasks]``.
+
     Attributes:
         returns: means over episodes; NaN where parameters or episodes were not finite numbers.
+        of_trials: the rows are episodes.
         infos: likewise of the numbers that the environment tells in ``info``, among them ``success_rate``; NaN
             where a task did not tell it.
     """
 
     returns: np.ndarray
     infos: Mapping[str, np.ndarray] = field(default_factory=dict)
+    of_trials: bool = False
+
+    @property
+    def rows(self) -> tuple[str, list[int]]:
+        """What the rows are counted in, and their numbers: gradient steps from 0, or episodes from 1."""
+        count = len(self.returns)
+        return (
+            ("episode", list(range(1, count + 1))) if self.of_trials else ("gradient_steps", [*range(count)])
+        )
 
     @property
     def diverged(self) -> dict[int, int]:
@@ -63,8 +75,9 @@ class AdaptationResult:
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
+        counted, numbers = self.rows
         return {
-            "gradient_steps": list(range(len(self.returns))),
+            counted: numbers,
             "mean": self.mean.tolist(),
             "interval_95": [None if np.isnan(x) else float(x) for x in self.interval],
             "tasks": self.returns.shape[1],
@@ -80,9 +93,10 @@ class AdaptationResult:
         """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``, with ``description``."""
         with (folder / "adaptation.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["gradient_steps", "mean", "interval_95", *self.infos])
+            counted, numbers = self.rows
+            writer.writerow([counted, "mean", "interval_95", *self.infos])
             told = [values.mean(axis=1) for values in self.infos.values()]
-            writer.writerows(zip(range(len(self.returns)), self.mean, self.interval, *told, strict=True))
+            writer.writerows(zip(numbers, self.mean, self.interval, *told, strict=True))
         content = strict_json({**description, **self.as_dict()}) + "\n"
         write_atomically(folder / "adaptation.json", content.encode())
 
@@ -99,6 +113,7 @@ class AdaptationResult:
                 )
                 for name in names
             },
+            parts[0].of_trials,
         )
 
 
@@ -242,7 +257,9 @@ def evaluate(
                 name: np.array([[task.get(name, np.nan) for task in told] for _, told in steps])
                 for name in names
             }
-            parts.append(AdaptationResult(np.array([returns for returns, _ in steps]), infos))
+            parts.append(
+                AdaptationResult(np.array([returns for returns, _ in steps]), infos, env.trial_episodes > 1)
+            )
             on_progress(start + len(chunk))
     return AdaptationResult.joined(parts)
 
@@ -267,11 +284,17 @@ def _halved(inner_lr: InnerLR) -> InnerLR:
     return inner_lr / 2
 
 
-def markdown_table(rows: Mapping[str, Sequence[tuple[float, float | None]]]) -> str:
-    """Rows of ``mean +- interval`` after 0, 1, ... gradient steps, as a Markdown table."""
+def markdown_table(
+    rows: Mapping[str, Sequence[tuple[float, float | None]]], *, of_trials: bool = False
+) -> str:
+    """Rows of ``mean +- interval`` after 0, 1, ... gradient steps, as a Markdown table.
+
+    Of trials the columns are their episodes, from 1.
+    """
     steps = max(len(row) for row in rows.values())
+    title, first = ("return of episode", 1) if of_trials else ("returns after gradient steps", 0)
     lines = [
-        "| returns after gradient steps | " + " | ".join(str(k) for k in range(steps)) + " |",
+        f"| {title} | " + " | ".join(str(first + k) for k in range(steps)) + " |",
         "|---|" + "---|" * steps,
     ]
     for name, row in rows.items():

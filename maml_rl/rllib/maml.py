@@ -45,6 +45,7 @@ from maml_rl.rllib.metrics import LIFETIME_STEPS, Trials, log_update
 from maml_rl.rllib.resources import ResourceError, check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.rllib.sizes import check_sizes
+from maml_rl.tools.ray_start import start_ray
 from maml_rl.tools.time_limit import time_limit
 
 logger = logging.getLogger("maml_rl")
@@ -102,6 +103,7 @@ class MAML(Algorithm):
         return env_specifier, make_env
 
     def setup(self, config: MAMLConfig) -> None:
+        start_ray(None)  # where the program has not: as RLlib's own algorithms do
         check_resources(self.config)
         # An environment that cannot be made is reported from here, not from the logs of a dead actor.
         with time_limit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ class StackedModule:
     _writes_to_inputs: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._copies = _CopyOfThread(self.module)
         for name, part in self.module.named_modules():
             _check_repeatable(name or type(part).__name__, part)
         names = list(self.init_params(None))
@@ -61,6 +63,10 @@ class StackedModule:
                 )
         if self.vectorize not in (None, True, False):
             raise ValueError(f"vectorize is {self.vectorize!r}; it must be True, False or None")
+
+    def own(self) -> nn.Module:
+        """The module, or in another thread than that which made this a copy of it, to be called."""
+        return self._copies.get()
 
     def init_params(self, rng: np.random.Generator | None) -> Params:
         """Copies of the module's trainable parameters: no random numbers are used."""
@@ -81,7 +87,7 @@ class StackedModule:
         return vmap(self._one_task)(params, inputs) if self._at_once else self._stack(params, inputs)
 
     def _one_task(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        outputs = functional_call(self.module, dict(params), (inputs,))
+        outputs = functional_call(self.own(), dict(params), (inputs,))
         if not isinstance(outputs, Tensor):
             raise ValueError(f"module: forward returned {type(outputs).__name__}; it must return one tensor")
         return outputs
@@ -147,6 +153,26 @@ class StackedModule:
                     f"module: forward changes the buffer {name}, which adaptation to one task would change for all"
                 )
         return outputs
+
+
+class _CopyOfThread:
+    """A module for this thread, and a copy for each other: in a call of it its parameters are replaced in place."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._local = threading.local()
+        self._local.module = module
+
+    def get(self) -> nn.Module:
+        if not hasattr(self._local, "module"):
+            self._local.module = copy.deepcopy(self._module)
+        return self._local.module
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self._module}  # of threads nothing can be told elsewhere
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["module"])  # type: ignore[misc]
 
 
 def _with_gradients(outputs: Tensor, params: Params) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -249,3 +250,20 @@ def test_policies_travel_to_other_processes() -> None:
     params, x = stack_params(random_params(policy), 1), torch.ones(1, 2, 2).double()
     torch.testing.assert_close(again(params, x).parts, policy(params, x).parts)
     assert not isinstance(policy, MLP)
+
+
+@pytest.mark.parametrize("make", [Same, Remembers], ids=["plain", "recurrent"])
+def test_threads_do_not_disturb_each_other(make: Any) -> None:
+    """A module's parameters are replaced in place while it is called: every thread has one of its own."""
+    policy = policy_of(make)
+    params = [random_params(policy, seed) for seed in range(40)]
+    shape = (1, 8, 30, 2) if policy.recurrent else (1, 400, 2)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+
+    def outputs(own: dict[str, Tensor]) -> Tensor:
+        return policy(stack_params(own, 1), x).parts[0].detach()
+
+    expected = [outputs(own) for own in params]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(outputs, params), expected, strict=True):
+            torch.testing.assert_close(found, alone)
