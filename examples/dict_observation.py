@@ -1,8 +1,8 @@
 """An environment of your own with a dictionary of observations.
 
 A lamp is to be brought to a brightness that only the reward reveals. The observation is a dictionary: the
-brightness, and which of three filters, drawn at random, dims the knob. Policies see both, the filter one-hot. Expect,
-in less than a minute: the return after one gradient step rises from about -15 to above -8 in 25 iterations.
+brightness, and which of three filters, drawn at random, dims the knob. Policies see both, the filter one-hot.
+Expect, in less than a minute: the return after one gradient step rises from about -15 to above -8 in 25 iterations.
 
     python examples/dict_observation.py
 """

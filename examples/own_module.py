@@ -1,7 +1,7 @@
 """Your own network: any ``torch.nn.Module``, adapted and meta-trained like the built-in ones.
 
 Point navigation with a network of gated units. Expect, in about half a minute: the return after
-one gradient step rises from about -9 to above -6 in 20 iterations, while that before it stays there.
+one gradient step rises from about -8 to above -4 in 20 iterations, while that before it stays there.
 
     python examples/own_module.py
 """

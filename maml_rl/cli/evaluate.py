@@ -183,7 +183,7 @@ def _print_table(held_out: HeldOut, description: dict[str, Any], result: Adaptat
         percent = AdaptationResult(100 * result.infos[SUCCESS_RATE])
         rows["success in percent"] = list(zip(percent.mean, percent.interval, strict=True))
     if held_out.papers_row:
-        rows["Finn et al. 2017"] = held_out.papers_row
+        rows[held_out.source] = held_out.papers_row
     print(markdown_table(rows, of_trials=result.of_trials))
     count = result.returns.shape[1]
     print(f"({count} tasks, {held_out.episodes} episodes per step, mean ± 95 % interval over tasks)")

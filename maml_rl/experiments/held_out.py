@@ -137,11 +137,19 @@ class HeldOut:
 
     @property
     def papers_row(self) -> tuple[Return, ...]:
-        """The paper's returns of the same method on the same tasks, if there are any; of MAML if guided."""
-        if not self._has_standard_tasks:
+        """The paper's returns of the same method on the same tasks, if there are any; of MAML if guided.
+
+        Where the paper names no tasks, its returns are means over their distribution.
+        """
+        if self._experiment.test_tasks is not None and not self._has_standard_tasks:
             return ()
         method = "maml" if self.info["method"] == GUIDED else self.info["method"]
         return self._experiment.paper.get(method, ())
+
+    @property
+    def source(self) -> str:
+        """The paper."""
+        return self._experiment.source
 
     def description(self) -> dict[str, Any]:
         """What was measured and how: goes into ``adaptation.json``."""

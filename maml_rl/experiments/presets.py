@@ -33,6 +33,7 @@ class Experiment:
         inner_lr: first step size at test time of the methods whose policies are fine-tuned (code, "manually
             tuned", unless said otherwise); every other method takes the configuration's.
         trial_episodes: episodes of a trial of RL2.
+        source: of ``paper``.
         paper: the paper's returns after 0, 1, 2, 3 gradient steps by method, as (mean, 95 % interval): values
             behind Figures 4 and 5. An interval that was not published, or is that of one run repeated, is None.
     """
@@ -43,6 +44,7 @@ class Experiment:
     test_episodes: int
     inner_lr: Mapping[str, float] = field(default_factory=dict)
     trial_episodes: int = 2
+    source: str = "Finn et al. 2017"
     paper: Mapping[str, tuple[Return, ...]] = field(default_factory=dict)
 
 
@@ -270,6 +272,7 @@ EXPERIMENTS = {
         test_tasks=None,
         test_episodes=20,
         trial_episodes=1,
+        source="Duan et al. 2016",
         # Duan et al. 2016, table 1: n = 100 pulls, k = 10 arms.
         paper={"rl2": _means(83.5), "random": _means(49.9)},
     ),
