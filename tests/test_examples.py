@@ -13,7 +13,7 @@ from paths import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 IMPROVEMENT = {
-    "dict_observation": (-15.0, -8.0),
+    "dict_observation": (-13.0, -8.0),
     "discrete_actions": (60.0, 80.0),
     "image_observation": (-11.0, -8.0),
     "own_module": (-7.0, -4.0),
