@@ -1,9 +1,9 @@
 """What the general path of other policies costs beside the written-out MLP, and how far finite differences are off.
 
 ``python benchmarks/policies.py`` prints a Markdown table. Times are milliseconds of processor time, the least of
-five rounds in which all kinds take turns: the gradient with its kept activations, then ten curvature products, on the
-same number of samples (3 tasks, 20 episodes of 100 steps), one thread. Errors are relative to the exact product in
-double precision, the worst of the gradient and three random directions, with the default displacement of 0.005.
+five rounds in which all kinds take turns: the gradient with its kept activations, then ten curvature products, on
+the same number of samples (3 tasks, 20 episodes of 100 steps), one thread. Errors are relative to the exact product
+in double precision, the worst of the gradient and three random directions, with the default displacement of 0.005.
 """
 
 from __future__ import annotations

@@ -17,18 +17,17 @@ from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
 from maml_rl.policies.network_policy import Filter
 from maml_rl.policies.policy import Policy
+from maml_rl.rllib.contradictions import reject_contradictions
 from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
 from maml_rl.rllib.model_config import fields_of
 from maml_rl.rllib.policy_builder import Model, build_policy
 from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, Recurrent, reject_unused
-from maml_rl.tools.checks import COUNT, checked, plain
+from maml_rl.tools.checks import checked, plain
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
-
-_PPO_ONLY = ("lr", "num_epochs", "minibatch_size", "clip_param", "entropy_coeff")
 
 
 class MAMLConfig(AlgorithmConfig):
@@ -269,7 +268,9 @@ class MAMLConfig(AlgorithmConfig):
         self.inner_lr = float(self.inner_lr)  # an integer is a number too
         if self.expert:
             self.expert = str(Path(self.expert).absolute())  # Ray Tune's trials run in folders of their own
-        self._reject_contradictions()
+        if not isinstance(self.env_config, dict):
+            raise ValueError(f"env_config is {self.env_config!r}; it must be a dictionary")
+        reject_contradictions(self, MAMLConfig())
         if self.num_learners > 1:
             raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
         if self.is_multi_agent:
@@ -280,8 +281,6 @@ class MAMLConfig(AlgorithmConfig):
         ):
             if not (isinstance(value, type) and issubclass(value, base)):
                 raise ValueError(f"{name} is {value!r}; it must be a class derived from {base.__name__}")
-        if not isinstance(self.env_config, dict):
-            raise ValueError(f"env_config is {self.env_config!r}; it must be a dictionary")
         check_env_name(find_env(self.env))
         # Whoever registered it here has not done so in the processes of the runners.
         foreign = isinstance(self.env, str) and not is_own(self.env)
@@ -297,38 +296,6 @@ class MAMLConfig(AlgorithmConfig):
         without = self.copy(copy_frozen=False)
         vars(without).update(fields)
         return AlgorithmConfig.get_state(without) | fields
-
-    def _reject_contradictions(self) -> None:
-        for name in ("first_order", "learn_inner_lr", "context_size", "adapt_only", "expert"):
-            if self.inner_steps == 0 and getattr(self, name):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, but inner_steps is 0: there is no inner step"
-                )
-        if TRIAL_EPISODES in self.env_config:
-            checked(TRIAL_EPISODES, self.env_config[TRIAL_EPISODES], COUNT)
-            if self.inner_steps or (self.recurrent is None and self.module is None):
-                raise ValueError(
-                    f"{TRIAL_EPISODES} is {self.trial_episodes}, but inner_steps is {self.inner_steps} and "
-                    f"recurrent is {self.recurrent}: trials are for recurrent policies without inner steps (RL2)"
-                )
-        default = MAMLConfig()
-        for name in _PPO_ONLY:
-            value = getattr(self, name)
-            if self.outer_update != "ppo" and value != getattr(default, name):
-                raise ValueError(
-                    f"{name} is {value!r}, but outer_update is {self.outer_update!r}: it is a setting of PPO"
-                )
-        for name in ("expert_std_scale", "expert_clip"):
-            value = getattr(self, name)
-            if self.expert is None and value != getattr(default, name):
-                raise ValueError(f"{name} is {value!r}, but there is no expert")
-        for name, why in (("context_size", "a context takes"), ("adapt_only", "they take")):
-            if self.learn_inner_lr and getattr(self, name):
-                raise ValueError(
-                    f"learn_inner_lr is True, but {name} is {getattr(self, name)!r}: {why} fixed steps"
-                )
-        if self.recurrent is None and self.recurrent_size != default.recurrent_size:
-            raise ValueError(f"recurrent_size is {self.recurrent_size!r}, but recurrent is None")
 
     def _reject_unknown_fields(self) -> None:
         default = MAMLConfig()

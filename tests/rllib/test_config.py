@@ -12,7 +12,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from maml_rl.envs import UserEnvError, make_task_env
 from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
-from maml_rl.rllib.config import _PPO_ONLY, MAMLConfig
+from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.contradictions import PPO_ONLY
 from maml_rl.rllib.rules import HONOURED, RULES, TRAINING_FIELDS
 
 PAPER = sorted(n for n, e in EXPERIMENTS.items() if e.test_tasks and not n.startswith("metaworld"))
@@ -179,7 +180,7 @@ def test_foreign_classes_are_refused(field: str) -> None:
         config.validate()
 
 
-@pytest.mark.parametrize("field", _PPO_ONLY)
+@pytest.mark.parametrize("field", PPO_ONLY)
 def test_settings_of_ppo_are_refused_without_it(field: str) -> None:
     config = valid()
     value = 0.5 if field in ("lr", "clip_param") else 12345
