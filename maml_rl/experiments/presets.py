@@ -268,7 +268,7 @@ EXPERIMENTS = {
     ),
     "bandit-10": Experiment(
         make_config=bandit_10,
-        iterations=100,
+        iterations=30,  # later the policy before adaptation no longer explores, and nothing is left to adapt on
         test_tasks=None,
         test_episodes=20,
         trial_episodes=1,

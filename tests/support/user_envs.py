@@ -10,6 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from maml_rl.envs.point_nav import PointNav
+
 
 class Reach(gymnasium.Env[np.ndarray, np.ndarray]):
     """A point on a line that is to reach a goal; an episode ends there, and ``info`` tells the distance."""
@@ -238,3 +240,18 @@ class Choice(gymnasium.Env[Any, Any]):
     def _observation(self) -> dict[str, Any]:
         position = self.np_random.uniform(-1, 1, 2).astype(np.float32)
         return {"position": position, "code": int(self.np_random.integers(3))}
+
+
+class FarNav(PointNav):
+    """Point navigation with observations far from zero, in units of ``1 / scale``, and rewards in others."""
+
+    def __init__(self, num_envs: int = 1, *, scale: float, unit: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(num_envs, **kwargs)
+        self._scale, self._unit = scale, unit
+
+    def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rewards, ended = super()._step(actions, active)
+        return self._unit * rewards.astype(np.float64), ended
+
+    def _observe(self) -> np.ndarray:
+        return np.float32(self._scale) * (self._positions + 3)
