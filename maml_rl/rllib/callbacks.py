@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_context import EnvContext
@@ -69,6 +70,7 @@ class EpisodeFollower:
         self._callbacks = callbacks
         self._runner = runner
         env = runner.env
+        self._in_box = isinstance(env.single_action_space, Box)
         self.episodes = [
             SingleAgentEpisode(
                 observation_space=env.single_observation_space, action_space=env.single_action_space
@@ -91,7 +93,8 @@ class EpisodeFollower:
             episode = self.episodes[k]
             episode.add_env_step(
                 state.observations[k].copy(),
-                step.actions[k].copy(),
+                # Numbers as the policy gave them, before scaling; categories and bits are the environment's anyway.
+                (step.actions if self._in_box else step.env_actions)[k].copy(),
                 float(step.rewards[k]),
                 infos[k],
                 terminated=bool(step.terminated[k]),

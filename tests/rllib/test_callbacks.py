@@ -146,3 +146,19 @@ def test_the_environment_is_shown_with_its_context() -> None:
     algo.stop()
     assert Counting.context == {"scale": 2.0}
     assert Counting.context.worker_index == 0
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi-discrete", "multi-binary"])
+def test_episodes_of_other_actions_hold_elements_of_their_space(kind: str) -> None:
+    seen = []
+
+    def keep(*, samples: list[Any], **kwargs: Any) -> None:
+        seen.extend(samples)
+
+    chosen = config(on_sample_end=keep).environment("user_envs:Choice", env_config={"kind": kind})
+    trained(chosen)
+    assert len(seen) == 2 * TASKS * EPISODES
+    space = seen[0].action_space
+    actions = [action for episode in seen for action in np.asarray(episode.get_actions())]
+    assert all(space.contains(action) for action in actions)
+    assert len(np.unique(np.array(actions).reshape(len(actions), -1), axis=0)) > 1
