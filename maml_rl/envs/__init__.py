@@ -41,6 +41,8 @@ __all__ = [
 
 TASK_IN_OBSERVATION = "task_in_observation"
 """Key of ``env_config`` that every environment takes: append the task's features to the observation."""
+OF_METHODS = (TASK_IN_OBSERVATION, TRIAL_EPISODES)
+"""Keys of ``env_config`` that say what a method is shown, and not which environment it is."""
 
 gymnasium.register(id="maml_rl/PointNav-v0", vector_entry_point="maml_rl.envs.point_nav:PointNav")
 for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):

@@ -78,6 +78,17 @@ class FlatObservations:
         return self._part(observation).astype(np.float32)
 
 
+def with_more_numbers(space: Box, more: int) -> Box:
+    """Of vectors of ``space`` with ``more`` numbers behind them."""
+    size = space.shape[0]
+    bound = np.full(size + more, np.inf, space.dtype)
+    if not isinstance(space, VectorBox):
+        return Box(-bound, bound, dtype=bound.dtype.type)
+    both = Tuple([space.original, Box(-np.inf, np.inf, (more,), np.float32)])
+    structure = (space.structure, Leaf(size, (more,), more))
+    return VectorBox(-bound, bound, space.dtype, both, structure, space.images)
+
+
 class FlatActions:
     """Actions of task families, which are numbers or vectors, as those of a user's space.
 

@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Tuple
-from gymnasium.vector import AutoresetMode
 
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.envs.spaces import ActionScale, VectorBox, head_of
+from maml_rl.envs.spaces import ActionScale, head_of, with_more_numbers
 from maml_rl.envs.vector_adapter import VectorTaskEnv
+from maml_rl.envs.wrapped import WrappedEnv
 from maml_rl.policies.heads import CategoricalHead
-from maml_rl.policies.structure import Leaf
 
 TRIAL_EPISODES = "trial_episodes"
 """Key of ``env_config`` that every environment takes: episodes are trials of so many."""
 
 
-class TrialEnv(TaskVectorEnv):
+class TrialEnv(WrappedEnv):
     """Another task family whose episodes are trials: ``episodes`` of its episodes, one after the other.
 
     To the observation is appended what came before it: the action (categories one-hot), the reward, and whether an
@@ -42,29 +40,9 @@ class TrialEnv(TaskVectorEnv):
         self._actions = (
             self._head.outputs if isinstance(self._head, CategoricalHead) else self._head.action_size
         )
-        space, more = env.single_observation_space, self._actions + 2
-        self._observation_size = space.shape[0]
-        bound = np.full(self._observation_size + more, np.inf, np.float32)
-        original = getattr(space, "original", space)
-        structure = getattr(space, "structure", Leaf(0, space.shape, self._observation_size))
-        before = Box(-np.inf, np.inf, (more,), np.float32)
-        self.metadata = env.metadata
-        super().__init__(
-            env.num_envs,
-            max_episode_steps=episodes * env.max_episode_steps,
-            observation_space=VectorBox(
-                -bound,
-                bound,
-                np.float32,
-                Tuple([original, before]),
-                (structure, Leaf(self._observation_size, (more,), more)),
-                getattr(space, "images", ()),
-            ),
-            action_space=env.single_action_space,
-            task_space=env.task_space,
-            autoreset_mode=AutoresetMode.DISABLED,
-            render_mode=env.render_mode,
-        )
+        more = self._actions + 2
+        space = with_more_numbers(env.single_observation_space, more)
+        super().__init__(env, space, episodes * env.max_episode_steps)
         self._before = np.zeros((self.num_envs, more), np.float32)
         self._steps = np.zeros(self.num_envs, np.int64)
         self._running = np.zeros(self.num_envs, np.int64)
@@ -76,27 +54,8 @@ class TrialEnv(TaskVectorEnv):
         return self._last
 
     @property
-    def diverged_episodes(self) -> int:  # type: ignore[override]
-        """See ``TaskVectorEnv``."""
-        return self._env.diverged_episodes
-
-    @property
-    def reports_info(self) -> bool:  # type: ignore[override]
-        """See ``TaskVectorEnv``."""
-        return self._env.reports_info
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        return self._env.sample_tasks(n, rng)
-
-    def task_features(self, task: Any) -> np.ndarray:
-        return self._env.task_features(task)
-
-    @property
     def infos(self) -> Sequence[dict[str, Any]]:
         return self._infos
-
-    def _set_task(self, task: Any) -> None:
-        self._env.set_task(task)
 
     def _reset(self, mask: np.ndarray) -> None:
         self._before[mask] = 0
@@ -135,14 +94,5 @@ class TrialEnv(TaskVectorEnv):
         return np.concatenate([told, rewards[:, None], over[:, None]], axis=1, dtype=np.float32)
 
     def _observe(self) -> np.ndarray:
-        return np.concatenate([self._env._observe(), self._before], axis=1, dtype=np.float32)
-
-    def describe_task(self) -> str:
-        return self._env.describe_task()
-
-    def _render(self, copy: int) -> np.ndarray:
-        self._env.render_size = self.render_size
-        return self._env._render(copy)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        self._env.close()
+        observations = self._env._observe()
+        return np.concatenate([observations, self._before], axis=1, dtype=observations.dtype)

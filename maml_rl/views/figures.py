@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from maml_rl.envs import TASK_IN_OBSERVATION
+from maml_rl.envs import OF_METHODS
 from maml_rl.experiments.evaluation import AdaptationResult, adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.methods import METHODS
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.policies.module_policy import UnknownModule
+from maml_rl.policies.normalizer import ObservationScale
 from maml_rl.tools.run_directory import RunError
 from maml_rl.views.plots import (
     Panel,
@@ -80,7 +81,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
 
 def _environment_of(run: Run) -> dict[str, Any]:
     config = run.description()["config"]
-    told = {k: v for k, v in config["env_config"].items() if k != TASK_IN_OBSERVATION}
+    told = {k: v for k, v in config["env_config"].items() if k not in OF_METHODS}
     return {"env": config["env"], "env_config": told, "horizon": config["horizon"]}
 
 
@@ -176,9 +177,10 @@ def draw_trajectories(methods: Mapping[str, Sequence[Run]], folder: Path, seed: 
 
 def _paths(held_out: HeldOut, goal: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
     protocol = replace(held_out.protocol, steps=1)
+    positions = ObservationScale(protocol.normalizer)  # trajectories keep observations as the policy saw them
     before, after = (
         [
-            episode[:length]
+            positions.inverse(episode[:length])
             for episode, length in zip(trajectories.observations, trajectories.lengths, strict=True)
         ][:_DRAWN_EPISODES]
         for _, (trajectories,), *_ in adaptation(held_out.make_env(), protocol, [goal])

@@ -98,7 +98,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
                 label=name + suffix,
             )
             colors[name] = line[0].get_color()
-    axes.set(xlabel="gradient steps", ylabel="mean return of the test tasks", title=panel.title)
+    remembers = "; of rl2 episodes before" if "rl2" in panel.curves else ""
+    axes.set(xlabel="gradient steps" + remembers, ylabel="mean return of the test tasks", title=panel.title)
     axes.set_xticks(range(steps))
     axes.legend(fontsize="small")
 
