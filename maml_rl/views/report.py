@@ -200,11 +200,19 @@ def _adaptation_table(result: Mapping[str, Any]) -> Table:
     paper = _papers_curve(result)
     if paper:
         rows.append((f"{PAPER}, {result['method']}", _returns(paper)))
-    caption = (
-        f"Mean return of {result['tasks']} held-out tasks after gradient steps, {result['episodes']} episodes "
-        f"per step, policy of iteration {result['iteration']}"
+    of_trials = "episode" in result
+    when, how_many = (
+        ("in each episode of", "trials per task")
+        if of_trials
+        else ("after gradient steps on", "episodes per step")
     )
-    return _returns_table("Adaptation", caption, "policy", [], [(name, [], curve) for name, curve in rows])
+    caption = (
+        f"Mean return {when} {result['tasks']} held-out tasks, {result['episodes']} {how_many}, "
+        f"policy of iteration {result['iteration']}"
+    )
+    return _returns_table(
+        "Adaptation", caption, "policy", [], [(name, [], curve) for name, curve in rows], of_trials=of_trials
+    )
 
 
 def _comparison_table(runs: Sequence[Run]) -> Table:
@@ -215,7 +223,8 @@ def _comparison_table(runs: Sequence[Run]) -> Table:
         preset, method = description["preset"], description["method"]
         finished = str(len(run.progress())) if run.has_progress else "0"
         facts = [preset, method, _text(description["config"]["seed"]), finished]
-        rows.append((str(run.path), facts, _returns(_curve(result)) if result else ["not evaluated"]))
+        name = f"{run.path} (episodes 1, 2, ...)" if result and "episode" in result else str(run.path)
+        rows.append((name, facts, _returns(_curve(result)) if result else ["not evaluated"]))
         if result and (curve := _papers_curve(result)):
             paper[preset, method] = _returns(curve)
     rows += [(PAPER, [*key, "", ""], curve) for key, curve in paper.items()]
@@ -229,10 +238,13 @@ def _returns_table(
     corner: str,
     facts: Sequence[str],
     rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
+    *,
+    of_trials: bool = False,
 ) -> Table:
-    """Rows of (name, facts, returns after 0, 1, ... gradient steps), shorter ones filled up."""
+    """Rows of (name, facts, returns after 0, 1, ... gradient steps or in episode 1, 2, ...), filled up."""
     steps = max(len(returns) for _, _, returns in rows)
-    head = [corner, *facts, *(f"{k} step{'' if k == 1 else 's'}" for k in range(steps))]
+    columns = [f"episode {k + 1}" if of_trials else f"{k} step{'' if k == 1 else 's'}" for k in range(steps)]
+    head = [corner, *facts, *columns]
     return Table(
         title,
         caption,

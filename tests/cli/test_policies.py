@@ -103,6 +103,8 @@ def test_rl2_reports_the_episodes_of_a_trial(tmp_path: Path, capsys: pytest.Capt
     assert found["episode"] == list(range(1, 11))
     assert "gradient_steps" not in found
     assert len(found["returns"]) == 10
+    succeed("report", run)
+    assert ">episode 10</th>" in (run / "report.html").read_text()
     refused(capsys, "a policy of method 'rl2' is not adapted", "evaluate", run, "--steps", 2)
     bandit = tmp_path / "bandit"
     succeed(
