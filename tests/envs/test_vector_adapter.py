@@ -23,7 +23,7 @@ def episodes(env: Any, task: float, horizon: int, **env_config: Any) -> tuple[An
     told = EpisodeInfo(made)
     data = rollout(made, task, spec, params, stream(0, 1), told)
     made.close()
-    return data, told.means()
+    return data, *told.means()
 
 
 @pytest.mark.parametrize("horizon", [3, 9])

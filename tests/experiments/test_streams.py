@@ -181,6 +181,7 @@ def test_purposes_have_numbers_of_their_own() -> None:
         "MINIBATCHES": 6,
         "CRITIC": 7,
         "VALIDATION": 8,
+        "NORMALIZER": 9,
     }
 
 
