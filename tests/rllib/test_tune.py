@@ -83,6 +83,7 @@ def test_population_based_training_in_actors_that_are_used_again(tmp_path: Path)
         perturbation_interval=1,
         hyperparam_mutations={"inner_lr": [0.05, 0.1, 0.2, 0.4]},
         quantile_fraction=0.5,
+        synch=True,  # else a trial may have ended before the other has begun
     )
     config = tiny_config(inner_lr=tune.grid_search([0.05, 0.4]))
     results = search(
