@@ -82,18 +82,10 @@ Params = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class GaussianHead(Head):
-    """Numbers, from Gaussians with a state-independent ``log_std`` that is adapted like any other parameter.
-
-    Actions of bounded boxes live in [-1, 1] per dimension; scaling to the box is the rollout's business.
-    """
+class SizedHead(Head):
+    """Of ``size`` numbers, with an output for each."""
 
     size: int
-    initial_std: float = 1.0
-    min_std: float = 1e-6
-
-    kind = "gaussian"
-    layer = "mean"
 
     @property
     def action_size(self) -> int:
@@ -102,6 +94,20 @@ class GaussianHead(Head):
     @property
     def outputs(self) -> int:
         return self.size
+
+
+@dataclass(frozen=True)
+class GaussianHead(SizedHead):
+    """Numbers, from Gaussians with a state-independent ``log_std`` that is adapted like any other parameter.
+
+    Actions of bounded boxes live in [-1, 1] per dimension; scaling to the box is the rollout's business.
+    """
+
+    initial_std: float = 1.0
+    min_std: float = 1e-6
+
+    kind = "gaussian"
+    layer = "mean"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -130,17 +136,11 @@ class GaussianHead(Head):
 
 
 @dataclass(frozen=True)
-class StateGaussianHead(Head):
+class StateGaussianHead(SizedHead):
     """Numbers, from Gaussians whose means and logarithms of deviations are the network's: RLlib's usual ones."""
-
-    size: int
 
     kind = "state_gaussian"
     layer = "mean_and_log_std"
-
-    @property
-    def action_size(self) -> int:
-        return self.size
 
     @property
     def outputs(self) -> int:
@@ -192,21 +192,11 @@ class CategoricalHead(Head):
 
 
 @dataclass(frozen=True)
-class BernoulliHead(Head):
+class BernoulliHead(SizedHead):
     """Bits."""
-
-    size: int
 
     kind = "bernoulli"
     layer = "logits"
-
-    @property
-    def action_size(self) -> int:
-        return self.size
-
-    @property
-    def outputs(self) -> int:
-        return self.size
 
     def from_parts(self, parts: Sequence[Tensor]) -> Bernoulli:
         return Bernoulli(*parts)
