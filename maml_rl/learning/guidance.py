@@ -21,7 +21,7 @@ from jaxtyping import Float
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import OuterLoss, imitation_and_kl
 from maml_rl.learning.meta_learner import stack_params
-from maml_rl.policies.normalizer import LIMIT, Normalizer
+from maml_rl.policies.normalizer import Normalizer, ObservationScale
 from maml_rl.policies.policy import Params, Policy
 
 
@@ -59,14 +59,8 @@ class Expert:
         features = torch.from_numpy(task_features).to(samples.observations)
         features = features[:, None].expand(-1, math.prod(shape), -1).unflatten(1, shape)
         with torch.no_grad():
-            seen = samples.observations
-            if pupils is not None and pupils.observations is not None:
-                mean, std = (torch.from_numpy(x).to(seen) for x in pupils.scale)
-                seen = seen * std + mean
-            observations = torch.cat([seen, features], dim=-1)
-            if self.normalizer is not None and self.normalizer.observations is not None:
-                mean, std = (torch.from_numpy(x).to(seen) for x in self.normalizer.scale)
-                observations = ((observations - mean) / std).clamp(-LIMIT, LIMIT)
+            seen = ObservationScale(pupils).inverse(samples.observations)
+            observations = ObservationScale(self.normalizer)(torch.cat([seen, features], dim=-1))
             if not self.spec.recurrent:
                 observations = observations.flatten(1, -2)
             outputs = self.spec(stack_params(self.params, tasks), observations).parts[0]

@@ -5,22 +5,22 @@ Parameters are in ``torch.nn.Linear`` layout; one batched matrix product serves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.heads import GaussianHead, Head
+from maml_rl.policies.layers import ACTIVATIONS, linear
 from maml_rl.policies.mlp_derivatives import MLPNetwork, MLPShape, append_context
 from maml_rl.policies.numpy_mlp import NumpyMLP
 from maml_rl.policies.policy import CONTEXT, Blocks, Params, Policy, Scratch, init_weights
 
-WRITTEN_OUT: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+WRITTEN_OUT = {name: ACTIVATIONS[name] for name in ("relu", "tanh")}
 """The activations whose derivatives are written out in ``mlp_derivatives``."""
 
 
@@ -99,7 +99,7 @@ class MLP(Policy):
         if self.context_size:
             x = append_context(x, params[CONTEXT])
         for name in self.layers:
-            x = torch.baddbmm(params[f"{name}.bias"][:, None], x, params[f"{name}.weight"].mT)
+            x = linear(params, name, x)
             if name != self.head.layer:
                 x = activation(x)
         return self.head.distribution(x, params)

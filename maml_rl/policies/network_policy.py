@@ -23,6 +23,7 @@ from maml_rl.policies.layers import (
     lstm,
     out_size,
 )
+from maml_rl.policies.mlp_derivatives import append_context
 from maml_rl.policies.policy import (
     CONTEXT,
     Blocks,
@@ -148,8 +149,7 @@ class NetworkPolicy(TorchPolicy):
         tasks, *samples, _ = observations.shape
         x = self._encoded(params, observations.reshape(tasks, -1, self.observation_size), switches)
         if self.context_size:
-            context = params[CONTEXT][:, None].expand(tasks, x.shape[1], -1)
-            x = torch.cat([x, context], dim=-1)
+            x = append_context(x, params[CONTEXT])
         for i in range(len(self.hidden_sizes)):
             x = linear(params, f"hidden.{i}", x)
             if self.layer_norm:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+Observations = TypeVar("Observations")
+"""Arrays, or tensors of torch, which is not imported here: runners of numpy policies do without it."""
 
 NORMALIZER = "normalizer/"
 """Prefix of its arrays among those of a policy."""
@@ -144,23 +147,32 @@ class Normalizer:
 
 
 class ObservationScale:
-    """Observations in units of their deviation, around their mean, for rollouts."""
+    """Observations in units of their deviation, around their mean: arrays of rollouts, or the learner's tensors."""
 
     def __init__(self, normalizer: Normalizer | None) -> None:
         self._scale = None
         if normalizer is not None and normalizer.observations is not None:
             self._scale = normalizer.scale
 
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
+    def __call__(self, observations: Observations) -> Observations:
         """``[..., observation]``; as they are without a normalizer."""
         if self._scale is None:
             return observations
-        mean, std = self._scale
-        return ((observations - mean) / std).clip(-LIMIT, LIMIT)
+        mean, std = self._like(observations)
+        scaled: Any = observations - mean
+        return (scaled / std).clip(-LIMIT, LIMIT)
 
-    def inverse(self, observations: np.ndarray) -> np.ndarray:
+    def inverse(self, observations: Observations) -> Observations:
         """What was normalised, but for the limit."""
         if self._scale is None:
             return observations
-        mean, std = self._scale
-        return observations * std + mean
+        mean, std = self._like(observations)
+        scaled: Any = observations * std
+        return scaled + mean
+
+    def _like(self, observations: Any) -> Any:
+        """Mean and deviation, of the observations' kind."""
+        assert self._scale is not None
+        if isinstance(observations, np.ndarray):
+            return self._scale
+        return [observations.new_tensor(x) for x in self._scale]

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
 from maml_rl.policies.heads import GaussianHead, StateGaussianHead
 from maml_rl.policies.meta_params import INNER_LR, theta_of
-from maml_rl.policies.normalizer import LIMIT, Normalizer
+from maml_rl.policies.normalizer import Normalizer, ObservationScale
 from maml_rl.policies.policy import Params
 from maml_rl.policies.torch_policy import TorchPolicy
 from maml_rl.rllib.policy_builder import build_policy
@@ -90,9 +90,7 @@ class PolicyModule(TorchRLModule):
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         theta = theta_of(self.meta_params())
         observations = batch[Columns.OBS].flatten(2 if self.spec.recurrent else 1).float()
-        if (normalizer := self.normalizer) is not None and normalizer.observations is not None:
-            mean, std = (torch.from_numpy(x).to(observations) for x in normalizer.scale)
-            observations = ((observations - mean) / std).clamp(-LIMIT, LIMIT)
+        observations = ObservationScale(self.normalizer)(observations)
         stacked = {name: value[None] for name, value in theta.items()}
         if not self.spec.recurrent:
             policy = self.spec(stacked, observations[None])
