@@ -65,7 +65,7 @@ test: setup
 	$(BIN)/pytest --durations 40
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --timeout 0
 
 # Planted mistakes, one at a time, in the mathematics: MUTANTS='maml_rl.learning.trpo.*' names a module (CONTRIBUTING.md).
 mutants: setup

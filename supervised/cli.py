@@ -20,6 +20,7 @@ from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.command_line import print_json, run_program, shell_line
 from maml_rl.tools.options import explanations, given, option_groups, readable
 from maml_rl.tools.run_directory import RunDirectory
+from maml_rl.tools.storage import writable_file
 from supervised.experiments.config import METHODS, ExperimentConfig, Method
 from supervised.experiments.experiment import Experiment
 from supervised.experiments.presets import PAPER, PRESETS, get_preset
@@ -61,9 +62,9 @@ def train(
     method: Method | None = None,
     data: Path | None = None,
     device: Device = "cpu",
-    output: Path | None = None,
-    resume: Path | None = None,
-    start_from: Path | None = None,
+    output: str | None = None,
+    resume: str | None = None,
+    start_from: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
     fields: Any,
 ) -> None:
@@ -77,7 +78,7 @@ def train(
         data: folder or zip file of the images; by default what SUPERVISED_OMNIGLOT or SUPERVISED_MINIIMAGENET
             names.
         device: where to compute.
-        output: run directory; by default runs/PRESET-METHOD-DATE-TIME.
+        output: run directory, a path or a URI (s3://BUCKET/runs/NAME); by default runs/PRESET-METHOD-DATE-TIME.
         resume: continue the run in this directory, bit for bit as if it had not stopped.
         start_from: begin with the latest model of this run directory, of a network of the same shape but for
             the last layer, which begins at zero for another number of ways. Learned step sizes begin at zero for
@@ -105,22 +106,22 @@ def train(
         name = f"{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
         description = describe(experiment, preset)
         if initial is not None:
-            description["start_from"] = {"path": str(start_from), "iteration": initial[1]}
-        run = RunDirectory.create(output or Path("runs") / name, description)
+            description["start_from"] = {"path": start_from, "iteration": initial[1]}
+        run = RunDirectory.create(output or f"runs/{name}", description)
     started = time.monotonic()
     validate = experiment.problem.validate
     row = TrainingRun(trainer, validate, config, run, resume=resume is not None)()
     if json:
-        print_json({**row, "run": str(run.path)})
+        print_json({**row, "run": str(run.place)})
         return
-    line = f"{run.path}: {time.monotonic() - started:.0f} s"
+    line = f"{run.place}: {time.monotonic() - started:.0f} s"
     if trainer.iteration >= config.iterations:  # an interrupted run has said how to go on
-        line += f"; next: {shell_line('supervised', 'evaluate', run.path)}"
+        line += f"; next: {shell_line('supervised', 'evaluate', run.place)}"
     print(line)
 
 
 def evaluate(
-    run: Positional[Path],
+    run: Positional[str],
     *,
     steps: int | None = None,
     shots: int | None = None,
@@ -178,17 +179,16 @@ def evaluate(
     other = "".join(f"-{value}{name.removesuffix('s')}" for name, value in sizes.items())
     if json:
         result = [row.as_dict() for row in rows]
-        print_json({"run": str(run), "model": model, "iteration": info["iteration"], "rows": result})
+        print_json({"run": run, "model": model, "iteration": info["iteration"], "rows": result})
     else:
         _print_rows(config, rows, info["iteration"])
         if not sizes:
             _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
-    save_rows(
-        rows, directory.path, f"evaluation{other}"
-    )  # after the result was shown: a full disk does not take it away
+    with directory.stored():  # after the result was shown: a full disk does not take it away
+        save_rows(rows, directory.path, f"evaluation{other}")
 
 
-def plot(run: Positional[Path]) -> None:
+def plot(run: Positional[str]) -> None:
     """Draw a run's learning curve, its evaluation and, for sinusoids, fits, as PNG files in its directory.
 
     Args:
@@ -198,20 +198,21 @@ def plot(run: Positional[Path]) -> None:
 
     directory = RunDirectory.open(run)
     files = [directory.path / "learning_curve.png"]
-    plot_learning_curve(directory.progress(), files[0])
-    results = directory.path / "evaluation.json"
-    experiment = stored_experiment(directory, None)
-    if results.exists():
-        rows = json.loads(results.read_text())
-        files.append(directory.path / "adaptation_curve.png")
-        plot_adaptation(rows, files[-1], regression=experiment.config.problem == "sinusoid")
-        if experiment.config.problem == "sinusoid":
-            files.append(directory.path / "fits.png")
-            plot_fits(experiment.learner, load_model(directory, "best")[0], rows, files[-1])
-    print("\n".join(map(str, files)))
+    with directory.stored():
+        plot_learning_curve(directory.progress(), files[0])
+        results = directory.path / "evaluation.json"
+        experiment = stored_experiment(directory, None)
+        if results.exists():
+            rows = json.loads(results.read_text())
+            files.append(directory.path / "adaptation_curve.png")
+            plot_adaptation(rows, files[-1], regression=experiment.config.problem == "sinusoid")
+            if experiment.config.problem == "sinusoid":
+                files.append(directory.path / "fits.png")
+                plot_fits(experiment.learner, load_model(directory, "best")[0], rows, files[-1])
+    print("\n".join(directory.shown(file.name) for file in files))
 
 
-def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparison.png")) -> None:
+def compare(runs: Positional[tuple[str, ...]], *, output: str = "comparison.png") -> None:
     """Draw the evaluations of several runs into one figure per row, as the paper's Figures 3 and 6.
 
     Args:
@@ -221,11 +222,12 @@ def compare(runs: Positional[tuple[Path, ...]], *, output: Path = Path("comparis
     from supervised.views.plots import plot_comparison
 
     curves = {description["config"]["method"]: rows for description, rows in _evaluations(runs)}
-    plot_comparison(curves, output)
+    with writable_file(output) as file:
+        plot_comparison(curves, file)
     print(output)
 
 
-def table(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> None:
+def table(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> None:
     """Print the evaluations of several runs beside the paper's values, as its Tables 1, 2 and 3.
 
     Args:
@@ -241,7 +243,8 @@ def table(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> 
     ]
     print(markdown(content))
     if output is not None:
-        save_csv(content, output)
+        with writable_file(output) as file:
+            save_csv(content, file)
 
 
 def tune(
@@ -337,34 +340,35 @@ def _starting_point(run: RunDirectory) -> tuple[StartingPoint, int]:
     return StartingPoint(params, learner.network.adapted), info["iteration"]
 
 
-def _evaluations(runs: Sequence[Path]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def _evaluations(runs: Sequence[str]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Description and evaluation of each run."""
     if not runs:
         raise ConfigError("runs is empty; name at least one run directory")
     result = []
-    for path in runs:
-        description, rows = RunDirectory.open(path).description(), path / "evaluation.json"
+    for place in runs:
+        run = RunDirectory.open(place)
+        rows = run.path / "evaluation.json"
         if not rows.exists():
-            raise ConfigError(f"{path} is not evaluated; run: {shell_line('supervised', 'evaluate', path)}")
-        result.append((description, json.loads(rows.read_text())))
+            raise ConfigError(f"{place} is not evaluated; run: {shell_line('supervised', 'evaluate', place)}")
+        result.append((run.description(), json.loads(rows.read_text())))
     return result
 
 
 def _resumed(
-    run: RunDirectory, preset: str | None, method: str | None, output: Path | None, given: dict[str, Any]
+    run: RunDirectory, preset: str | None, method: str | None, output: str | None, given: dict[str, Any]
 ) -> tuple[ExperimentConfig, Path | None, str]:
     """A stored configuration, with a new number of iterations if one is given; all else must agree."""
     if output is not None:
-        raise ConfigError(f"output is {output}, but a resumed run stays in its directory {run.path}")
+        raise ConfigError(f"output is {output}, but a resumed run stays in its directory {run.place}")
     experiment = stored_experiment(run, None)
     stored = run.description()["preset"]
     if preset not in (None, stored):
-        raise ConfigError(f"preset is {preset!r}, but {run.path} holds a run of {stored!r}")
+        raise ConfigError(f"preset is {preset!r}, but {run.place} holds a run of {stored!r}")
     values = dataclasses.asdict(experiment.config)
     for name, value in {**given, **({"method": method} if method else {})}.items():
         if name != "iterations" and value != values[name]:
             raise ConfigError(
-                f"{name} is {value!r}, but the run in {run.path} was started with {values[name]!r}: "
+                f"{name} is {value!r}, but the run in {run.place} was started with {values[name]!r}: "
                 "a resumed run keeps its configuration"
             )
     iterations = given.get("iterations", experiment.config.iterations)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -13,6 +12,7 @@ from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.checks import BOOL, COUNT, COUNT_OR_ZERO, POSITIVE, SEED, checked, one_of
 from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.stacked_module import StackedModule
+from maml_rl.tools.storage import Place
 from supervised.data.episodes import Examples, Purpose, Sampler, check_episodes, stream
 from supervised.experiments.training import TrainingRun
 from supervised.learning.losses import UserLoss, loss_of_each_task
@@ -89,7 +89,7 @@ class MetaLearner:
         sampler: Sampler,
         *,
         validation: Sampler | None = None,
-        output: Path | None = None,
+        output: Place | None = None,
         resume: bool = False,
         **settings: Any,
     ) -> dict[str, float]:

@@ -26,6 +26,15 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """After a test that hung the others are not tried: what it waited for, such as Ray, is gone for them, too."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and "Timeout (>" in report.longreprtext:
+        item.session.shouldfail = f"{item.nodeid} hung"
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what asks for Ray: `-m "not ray"` leaves the tests that run in this process alone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
@@ -21,7 +20,7 @@ _NAMED = 5
 
 
 def evaluate(
-    run: Positional[Path],
+    run: Positional[str],
     *,
     steps: int | None = None,
     inner_lr: float | None = None,
@@ -63,7 +62,7 @@ def evaluate(
 
     _check_workers(num_workers)
     folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(run))
     held_out = HeldOut(
         loaded,
         steps=steps,
@@ -78,15 +77,16 @@ def evaluate(
     result = _measure(held_out, num_workers, address)
     description = held_out.description()
     if json:
-        print_json({"run": str(run), "policy": policy, **description, **result.as_dict()})
+        print_json({"run": run, "policy": policy, **description, **result.as_dict()})
     else:
         _print_table(held_out, description, result)
     if folder:  # after the result was shown: a full disk does not take it away
-        result.save(folder.path, description)
+        with folder.stored():
+            result.save(folder.path, description)
 
 
 def tune(
-    run: Positional[Path],
+    run: Positional[str],
     *,
     inner_lr: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
     steps: int = 1,
@@ -145,7 +145,7 @@ def tune(
     finite = {lr: result.mean[-1] for lr, result in results.items() if math.isfinite(result.mean[-1])}
     best = max(finite, key=lambda lr: finite[lr], default=None)
     if json:
-        print_json({"run": str(run), "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
+        print_json({"run": run, "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
         return
     rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
     print(markdown_table(rows))

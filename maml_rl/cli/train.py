@@ -71,10 +71,10 @@ def train(
     iterations: int | None = None,
     seed: int | None = None,
     env_config: dict[str, str] | None = None,
-    output: Path | None = None,
-    resume: Path | None = None,
+    output: str | None = None,
+    resume: str | None = None,
     env: str | None = None,
-    start_from: Path | None = None,
+    start_from: str | None = None,
     checkpoint_every: int | None = None,
     num_env_runners: int | None = None,
     gpus: Literal[0, 1] | None = None,
@@ -94,7 +94,7 @@ def train(
         iterations: meta-updates in total; by default the preset's number.
         seed: the run is a function of its configuration and this number; 0 unless given.
         env_config: further arguments of the environment, as NAME VALUE pairs.
-        output: run directory; by default runs/PRESET-DATE-TIME.
+        output: run directory, a path or a URI (s3://BUCKET/runs/NAME); by default runs/PRESET-DATE-TIME.
         resume: continue the run in this directory.
         env: with --resume, the run's environment where it is not the package's own: files do not choose what is
             imported.
@@ -129,7 +129,7 @@ def train(
     started = time.monotonic()
     row = _training(plan, run, fresh, start_from, initial)()
     if json:
-        print_json({**row, "run": str(run.path)})
+        print_json({**row, "run": str(run.place)})
     else:
         _say(run, plan, row, time.monotonic() - started)
 
@@ -168,16 +168,18 @@ def _stored(
     plan = stored_plan(run, env or preset, changes.get("module"))
     for name, value in (("preset", preset), ("method", method)):
         if value not in (None, getattr(plan, name)):
-            raise ValueError(f"{name} is {value!r}, but {run.path} holds a run of {getattr(plan, name)!r}")
+            raise ValueError(f"{name} is {value!r}, but {run.place} holds a run of {getattr(plan, name)!r}")
     refuse_changes(run, plan.config, changes | _merged(plan.config, env_config))
     return plan
 
 
-def _refuse_with_resume(run: Run, *, output: Path | None, start_from: Path | None) -> None:
+def _refuse_with_resume(run: Run, *, output: str | None, start_from: str | None) -> None:
     if output is not None:
-        raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.path}")
+        raise ValueError(f"output is {output}, but a resumed run stays in its directory {run.place}")
     if start_from is not None:
-        raise ValueError(f"start_from is {start_from}, but the run in {run.path} is resumed: it has a policy")
+        raise ValueError(
+            f"start_from is {start_from}, but the run in {run.place} is resumed: it has a policy"
+        )
 
 
 def _merged(config: MAMLConfig, env_config: dict[str, str] | None) -> dict[str, Any]:
@@ -211,13 +213,13 @@ def _default_output(plan: Plan) -> Path:
 
 
 def _training(
-    plan: Plan, run: Run, fresh: bool, start_from: Path | None, initial: PolicyFile | None
+    plan: Plan, run: Run, fresh: bool, start_from: str | None, initial: PolicyFile | None
 ) -> TrainingRun:
     description = None
     if fresh:
         description = describe(plan.config, plan.preset, plan.method, plan.iterations, plan.checkpoint_every)
         if initial is not None:
-            description["start_from"] = {"path": str(start_from), "sha256": initial.sha256, **initial.info}
+            description["start_from"] = {"path": start_from, "sha256": initial.sha256, **initial.info}
     return TrainingRun(
         plan.config,
         run,
@@ -231,8 +233,8 @@ def _training(
 
 
 def _say(run: Run, plan: Plan, row: dict[str, Any], seconds: float) -> None:
-    line = f"{run.path}: {seconds:.0f} s"
+    line = f"{run.place}: {seconds:.0f} s"
     if row["iteration"] >= plan.iterations:  # an interrupted run has said how to go on
         names = naming_options(plan.config.env, plan.config.module)
-        line += f"; next: {shell_line('maml-rl', 'evaluate', run.path, *names)}"
+        line += f"; next: {shell_line('maml-rl', 'evaluate', run.place, *names)}"
     print(line)

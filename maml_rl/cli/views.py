@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
 
-def plot(runs: Positional[tuple[Path, ...]], *, output: Path | None = None, seed: int = 0) -> None:
+def plot(runs: Positional[tuple[str, ...]], *, output: str | None = None, seed: int = 0) -> None:
     """Draw learning and adaptation curves, as PNG and SVG: of one run, or of several runs together.
 
     Several runs of a method (with different seeds) become one curve with its 95 % interval; different methods
@@ -21,22 +20,25 @@ def plot(runs: Positional[tuple[Path, ...]], *, output: Path | None = None, seed
         seed: of the rollouts whose trajectories are drawn.
     """
     from maml_rl.experiments.run import Run
+    from maml_rl.tools.storage import child, writable_folder
     from maml_rl.views.figures import draw_all
 
     if not runs:
         raise ValueError("runs is empty; plot needs at least one run directory")
-    folder = output or (runs[0] if len(runs) == 1 else Path("plots"))
-    files = draw_all([Run.open(run) for run in runs], folder, seed=seed)
-    print("\n".join(map(str, files)))
+    opened = [Run.open(run) for run in runs]
+    place = output or (opened[0].place if len(runs) == 1 else "plots")
+    with writable_folder(place) as folder:
+        files = draw_all(opened, folder, seed=seed)
+    print("\n".join(str(child(place, file.name)) for file in files))
 
 
 def video(
-    run: Positional[Path],
+    run: Positional[str],
     *,
     task: tuple[float, ...] | None = None,
     steps: int = 1,
     inner_lr: float | None = None,
-    output: Path | None = None,
+    output: str | None = None,
     seed: int = 0,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
@@ -66,27 +68,29 @@ def video(
     from maml_rl.experiments.held_out import HeldOut
     from maml_rl.experiments.run import Run
     from maml_rl.policies.policy_file import load_policy, pretrained_policy
+    from maml_rl.tools.storage import writable_file
     from maml_rl.views.video import make_video
 
     folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(str(run)))
+    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(run))
     held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env, module=module)
-    with Console(stderr=True).status("opening the environment") as status:
+    place = output or (folder.shown("video.mp4") if folder else f"{run}.mp4")
+    with Console(stderr=True).status("opening the environment") as status, writable_file(place) as file:
         made = make_video(
             held_out,
-            output or (folder.path / "video.mp4" if folder else Path(f"{run}.mp4")),
+            file,
             task=task,
             fps=fps,
             size=size,
             on_progress=status.update,
         )
     print(
-        f"{made.path}: {made.frames} frames at {made.fps:g}/s, "
+        f"{place}: {made.frames} frames at {made.fps:g}/s, "
         f"return {made.return_before:.2f} before and {made.return_after:.2f} after adaptation"
     )
 
 
-def report(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) -> None:
+def report(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> None:
     """Write one HTML file about one or several runs of an environment: settings, curves, tables, videos.
 
     Args:
@@ -96,10 +100,12 @@ def report(runs: Positional[tuple[Path, ...]], *, output: Path | None = None) ->
     from rich.console import Console
 
     from maml_rl.experiments.run import Run
+    from maml_rl.tools.storage import writable_file
     from maml_rl.views.report import write_report
 
     with Console(stderr=True).status("reading") as status:
         opened = [Run.open(run) for run in runs]
-        output = output or Path("report.html" if len(runs) != 1 else runs[0] / "report.html")
-        write_report(opened, output, status.update)
-    print(output)
+        place = output or ("report.html" if len(runs) != 1 else opened[0].shown("report.html"))
+        with writable_file(place) as file:
+            write_report(opened, file, status.update)
+    print(place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from maml_rl.envs import TaskVectorEnv, check_may_import
@@ -21,6 +20,7 @@ from maml_rl.rllib.env_registry import make_env
 from maml_rl.rllib.expert import load_expert
 from maml_rl.tools.checks import plain
 from maml_rl.tools.run_directory import RunError
+from maml_rl.tools.storage import Place
 from maml_rl.tools.time_limit import time_limit
 
 
@@ -58,7 +58,7 @@ class Plan:
             env = make_env(config, 1)
         policy = config.policy_spec(env.single_observation_space, env.single_action_space)
         if config.expert is not None:
-            load_expert(Path(config.expert), env, recurrent=policy.recurrent)
+            load_expert(config.expert, env, recurrent=policy.recurrent)
         return env
 
 
@@ -83,7 +83,7 @@ def stored_plan(run: Run, named_env: str | None, named_module: str | None = None
         RunError: the description is not one of a run, naming the field.
         UntrustedEnvError: the environment or the network has to be named.
     """
-    stored, file = run.description(), run.path / "config.json"
+    stored, file = run.description(), run.shown("config.json")
     for name in ("preset", "method", "iterations", "checkpoint_every"):
         if name not in stored:
             raise RunError(f"{file} lacks {name}")
@@ -117,12 +117,12 @@ def refuse_changes(run: Run, config: MAMLConfig, given: Mapping[str, Any]) -> No
         stored = getattr(config, name)
         if value != stored:
             raise RunError(
-                f"{name} is {value!r}, but the run in {run.path} was started with {stored!r}: "
+                f"{name} is {value!r}, but the run in {run.place} was started with {stored!r}: "
                 "a resumed run keeps its configuration"
             )
 
 
-def initial_policy(config: MAMLConfig, env: TaskVectorEnv, source: Path) -> PolicyFile:
+def initial_policy(config: MAMLConfig, env: TaskVectorEnv, source: Place) -> PolicyFile:
     """The policy to begin with; it must be of the shape that ``config`` trains on its environment ``env``."""
     path = policy_file_in(source)
     policy = load_policy(path)

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policies.policy_file import PolicyFile, PolicyFileError, load_policy, policy_file_in
+from maml_rl.policies.policy_file import POLICY, PolicyFile, PolicyFileError, load_policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
 
 POLICY_FIELDS = (
@@ -43,7 +43,7 @@ class Run(RunDirectory):
             _ = [result[name] for name in ("returns", "tasks", "episodes", "standard_tasks")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{file} is damaged ({error!r}); run maml-rl evaluate {self.path} again"
+                f"{self.shown(file.name)} is damaged ({error!r}); run maml-rl evaluate {self.place} again"
             ) from error
         return result
 
@@ -51,7 +51,10 @@ class Run(RunDirectory):
         """The best policy, or the latest checkpoint's."""
         if which == "latest":
             return self.checkpoint
-        return policy_file_in(self.path)
+        path = self.path / POLICY
+        if not path.exists():
+            raise RunError(f"{self.place} holds no {POLICY}: the run has not finished an iteration")
+        return path
 
     def policy(self, which: str) -> PolicyFile:
         """The best policy or the latest checkpoint's, read and checked.

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -99,7 +98,7 @@ class TrainingRun:
 
         Raises:
             RunError: the run cannot be gone on with, or another process writes here.
-            RunFailedError: a file cannot be written.
+            RunFailedError: a file cannot be written, or not stored at the run's URI.
         """
         with ExitStack() as stack:
             if self.description is None:
@@ -109,11 +108,12 @@ class TrainingRun:
             if self.description is None:
                 recent = self._restore(algo)
             else:
-                Run.create(self.run.path, self.description)
+                self.run.begin(self.description)
                 stack.enter_context(self.run.writing())
                 recent = RecentReturns()
                 if self.start_from is not None:
                     algo.set_meta_params(self.start_from)
+            stack.enter_context(self.run.stored())
             interrupted = stack.enter_context(interruptible())
             show = stack.enter_context(
                 progress_display(self.console, self.iterations, algo.iteration, progress_line)
@@ -130,7 +130,7 @@ class TrainingRun:
         checkpoint = load_policy(path)
         try:
             training = checkpoint.info["training"]
-            _check_same(self.run.path, self.config, training["config"])
+            _check_same(self.run.shown("config.json"), self.config, training["config"])
             remembered = {STATE + name: value for name, value in checkpoint.state.items()}
             learned = checkpoint.meta_params() | remembered
             algo.set_training_state(
@@ -179,7 +179,7 @@ class TrainingRun:
                 "maml-rl",
                 "train",
                 "--resume",
-                self.run.path,
+                self.run.place,
                 *naming_options(self.config.env, self.config.module),
             )
             self.console.print(
@@ -212,6 +212,7 @@ class TrainingRun:
             remembered,
             training=training,
         )
+        self.run.store()
 
     def _save(
         self,
@@ -269,12 +270,12 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _check_same(path: Path, config: MAMLConfig, trained: Mapping[str, Any]) -> None:
+def _check_same(file: str, config: MAMLConfig, trained: Mapping[str, Any]) -> None:
     """Refuse a configuration that is not the checkpoint's: results would be of neither."""
     for name, value in result_fields(config).items():
         if name not in trained or trained[name] != value:
             raise RunError(
-                f"{name} is {value!r} in {path / 'config.json'}, but the checkpoint there was trained with "
+                f"{name} is {value!r} in {file}, but the checkpoint there was trained with "
                 f"{trained.get(name)!r}: a resumed run keeps its configuration"
             )
 

@@ -18,6 +18,7 @@ from maml_rl.policies.network_policy import NetworkPolicy
 from maml_rl.policies.normalizer import NORMALIZER, Normalizer
 from maml_rl.policies.policy import Params, Policy
 from maml_rl.tools.run_directory import RunDirectory, RunError
+from maml_rl.tools.storage import Place, child, fetched_file
 from maml_rl.tools.tensor_file import TensorFileError, load_tensors, save_tensors
 
 KIND = "policy"
@@ -164,15 +165,16 @@ def pretrained_policy(preset: str) -> Path:
     return PRETRAINED / f"{preset}.safetensors"
 
 
-def policy_file_in(source: Path) -> Path:
-    """A ``*.safetensors`` file itself, or the best policy of a run directory.
+def policy_file_in(source: Place) -> Path:
+    """A ``*.safetensors`` file itself, or the best policy of a run directory; fetched if it is at a URI.
 
     Raises:
         RunError: ``source`` is a directory without one.
+        StorageError: ``source`` is at a URI that cannot be read.
     """
-    if source.suffix == ".safetensors":
-        return source
-    path = RunDirectory.open(source).path / POLICY
-    if not path.exists():
+    if str(source).partition("?")[0].endswith(".safetensors"):
+        return fetched_file(source)
+    run = RunDirectory.open(source)
+    if not (run.path / POLICY).exists():
         raise RunError(f"{source} holds no {POLICY}: the run has not finished an iteration")
-    return path
+    return fetched_file(child(run.place, POLICY))

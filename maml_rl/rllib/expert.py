@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from gymnasium.spaces import Box
 
@@ -12,10 +10,11 @@ from maml_rl.envs.spaces import ActionScale, same_actions
 from maml_rl.learning.guidance import Expert
 from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.policy_file import PolicyFileError, load_policy, policy_file_in
+from maml_rl.tools.storage import Place
 
 
 def load_expert(
-    path: Path, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False, recurrent: bool = False
+    path: Place, env: TaskVectorEnv, *, std_scale: float = 1.0, clip: bool = False, recurrent: bool = False
 ) -> Expert:
     """The expert in a run directory or ``*.safetensors`` file.
 

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,7 +116,7 @@ class MAML(Algorithm):
         expert = None
         if self.config.expert:
             expert = load_expert(
-                Path(self.config.expert),
+                self.config.expert,
                 env,
                 std_scale=self.config.expert_std_scale,
                 clip=self.config.expert_clip,

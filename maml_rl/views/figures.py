@@ -74,7 +74,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             for name, value in found.items():
                 if value != first[name]:
                     raise RunError(
-                        f"{run.path} and {first_run.path} do not belong together: {name} of their {what} is "
+                        f"{run.place} and {first_run.place} do not belong together: {name} of their {what} is "
                         f"{value!r} and {first[name]!r}"
                     )
 

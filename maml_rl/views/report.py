@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -93,9 +93,9 @@ def write_report(
         on_progress("comparing runs")
         sections.append(comparison_section(runs, groups))
     for number, run in enumerate(runs, 1):
-        on_progress(f"reading {run.path}")
+        on_progress(f"reading {run.place}")
         sections.append(run_section(run, f"run-{number}", output.parent))
-    title = f"maml_rl: {runs[0].path.resolve().name}" if len(runs) == 1 else f"maml_rl: {len(runs)} runs"
+    title = f"maml_rl: {_identity(runs[0]).name}" if len(runs) == 1 else f"maml_rl: {len(runs)} runs"
     write_atomically(output, render(title, sections).encode())
 
 
@@ -115,11 +115,16 @@ def render(title: str, sections: Sequence[Section]) -> str:
 def _check_runs(runs: Sequence[Run]) -> None:
     if not runs:
         raise RunError("runs is empty; a report needs at least one run directory")
-    seen: set[Path] = set()
+    seen: set[PurePath] = set()
     for run in runs:
-        if run.path.resolve() in seen:
-            raise RunError(f"runs holds {run.path} twice")
-        seen.add(run.path.resolve())
+        if _identity(run) in seen:
+            raise RunError(f"runs holds {run.place} twice")
+        seen.add(_identity(run))
+
+
+def _identity(run: Run) -> PurePath:
+    """What two names of a run share."""
+    return PurePosixPath(run.place.partition("?")[0]) if isinstance(run.place, str) else run.place.resolve()
 
 
 # --- sections
@@ -147,24 +152,24 @@ def run_section(run: Run, identifier: str, page_folder: Path) -> Section:
     others = (file for file in sorted(run.path.glob("*.png")) if file.stem not in {*drawn, *CAPTIONS})
     videos = [file for suffix in ("mp4", "gif") for file in sorted(run.path.glob(f"[!.]*.{suffix}"))]
     media += [_embedded("picture", file, file.stem.replace("_", " ")) for file in others]
-    media += [_video(file, page_folder) for file in videos]
+    media += [_video(run, file, page_folder) for file in videos]
     result = run.adaptation()
     tables = [_run_table(run, policy_info), *([_adaptation_table(result)] if result else [])]
     notes = _notes(run, has_policy, bool(videos))
-    return Section(identifier, str(run.path), tables, media, notes, _settings_tables(run))
+    return Section(identifier, str(run.place), tables, media, notes, _settings_tables(run))
 
 
 def _notes(run: Run, has_policy: bool, has_video: bool) -> list[Note]:
     """What the run lacks, each with the command that makes it."""
     description = run.description()
     if not has_policy:
-        command = f"maml-rl train --resume {run.path}"
+        command = f"maml-rl train --resume {run.place}"
         return [Note("No policy, tables and curves yet: the run has not finished an iteration.", command)]
     notes = []
     if run.adaptation() is None:
-        notes.append(Note("No adaptation table and curve yet:", f"maml-rl evaluate {run.path}"))
+        notes.append(Note("No adaptation table and curve yet:", f"maml-rl evaluate {run.place}"))
     if not has_video and METHODS[description["method"]].adapts:
-        notes.append(Note("No video yet:", f"maml-rl video {run.path}"))
+        notes.append(Note("No video yet:", f"maml-rl video {run.place}"))
     return notes
 
 
@@ -223,7 +228,7 @@ def _comparison_table(runs: Sequence[Run]) -> Table:
         preset, method = description["preset"], description["method"]
         finished = str(len(run.progress())) if run.has_progress else "0"
         facts = [preset, method, _text(description["config"]["seed"]), finished]
-        name = f"{run.path} (episodes 1, 2, ...)" if result and "episode" in result else str(run.path)
+        name = f"{run.place} (episodes 1, 2, ...)" if result and "episode" in result else str(run.place)
         rows.append((name, facts, _returns(_curve(result)) if result else ["not evaluated"]))
         if result and (curve := _papers_curve(result)):
             paper[preset, method] = _returns(curve)
@@ -262,7 +267,7 @@ def _differences_table(runs: Sequence[Run]) -> Table:
         if len(set(values)) > 1:
             rows.append([name, *values])
     caption = "Settings in which the runs differ" if rows else "The runs do not differ in any setting"
-    return Table("Differences", caption, ["setting", *(str(run.path) for run in runs)], rows)
+    return Table("Differences", caption, ["setting", *(str(run.place) for run in runs)], rows)
 
 
 def _settings_tables(run: Run) -> list[Table]:
@@ -322,10 +327,13 @@ def _caption(stem: str) -> str:
     return stem
 
 
-def _video(file: Path, page_folder: Path) -> Media:
+def _video(run: Run, file: Path, page_folder: Path) -> Media:
     caption = f"{file.name}: the policy before (left) and after adaptation (right)"
     if file.stat().st_size > MAX_EMBEDDED:
-        return Media("link", quote(os.path.relpath(file, page_folder)), caption)
+        at_uri = isinstance(run.place, str)
+        return Media(
+            "link", run.shown(file.name) if at_uri else quote(os.path.relpath(file, page_folder)), caption
+        )
     return _embedded("picture" if file.suffix == ".gif" else "video", file, caption)
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +58,7 @@ class TrainingRun:
         keep_freed_memory()
         with ExitStack() as stack:
             if self.run is not None:
+                stack.enter_context(self.run.stored())
                 stack.enter_context(self.run.writing())
             if self.resume:
                 self._restore()
@@ -146,6 +146,7 @@ class TrainingRun:
             "settings": _as_json(self.settings),
         }
         save(self.run.path / CHECKPOINT, self.trainer.params, info, self.trainer.state())
+        self.run.store()
 
     def _restore(self) -> None:
         assert self.run is not None, "only a run on disk can be resumed"
@@ -153,7 +154,7 @@ class TrainingRun:
         checkpoint = load(path)
         try:
             info = checkpoint.info
-            _check_same(self.run.path, self.settings, info["settings"])
+            _check_same(self.run.shown("config.json"), self.settings, info["settings"])
             self.trainer.load(checkpoint.params, checkpoint.state, info["iteration"])
             self.best_score = -math.inf if info["best_score"] is None else info["best_score"]
             self._window = [[math.nan if x is None else x for x in report] for report in info["window"]]
@@ -169,7 +170,7 @@ class TrainingRun:
     def _say_interrupted(self) -> None:
         hint = ""
         if self.run:
-            hint = f"; continue with: {shell_line('supervised', 'train', '--resume', self.run.path)}"
+            hint = f"; continue with: {shell_line('supervised', 'train', '--resume', self.run.place)}"
         self.console.print(
             f"interrupted after iteration {self.trainer.iteration} of {self.settings.iterations}{hint}",
             soft_wrap=True,
@@ -185,12 +186,12 @@ def _as_json(settings: TrainingSettings) -> dict[str, Any]:
     return fields
 
 
-def _check_same(path: Path, settings: TrainingSettings, trained: Mapping[str, Any]) -> None:
+def _check_same(file: str, settings: TrainingSettings, trained: Mapping[str, Any]) -> None:
     """Refuse a configuration that is not the checkpoint's: results would be of neither."""
     for name, value in _as_json(settings).items():
         if name not in trained or trained[name] != value:
             raise RunError(
-                f"{name} is {value!r} in {path / 'config.json'}, but the checkpoint there was trained with "
+                f"{name} is {value!r} in {file}, but the checkpoint there was trained with "
                 f"{trained.get(name)!r}: a resumed run keeps its configuration"
             )
 
