@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # One thread per operation, here and in the processes that tests start: the matrices are small, results do not
 # depend on it, and threads that wait for each other cost a busy machine many times the work. Before torch comes.
@@ -24,6 +24,25 @@ def local_ray() -> Iterator[None]:
     start_ray(None, 6)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[str], str]]:
+    """An S3 server in this process with the bucket ``bucket``; gives the URI of what is at a path."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import FileSystem
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "any")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        FileSystem.from_uri(f"s3://?{query}&allow_bucket_creation=true")[0].create_dir("bucket")
+        yield lambda path: f"s3://{path}?{query}"
+    server.stop()
 
 
 @pytest.hookimpl(hookwrapper=True)

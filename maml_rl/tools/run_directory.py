@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ class RunDirectory:
     def _not_empty(self) -> str:
         return (
             f"{self.place} exists and is not empty; choose another --output, or continue it with "
-            f"--resume {self.place}"
+            f"--resume {shlex.quote(str(self.place))}"
         )
 
     @classmethod

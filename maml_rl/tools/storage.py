@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 Place = str | Path
 """A path, or a URI as text."""
 
-ANSWER_S = 30.0
+ANSWER_S = 15.0
 """Seconds in which a store must say whether it is there; its own patience is minutes."""
 TRANSFER_S = 600.0
 """Seconds that fetching or storing a whole folder may take."""
 
 Result = TypeVar("Result")
+
+
+class _Process:
+    """What ends with the process."""
+
+
+_PROCESS = _Process()
 
 
 class StorageError(ValueError):
@@ -93,7 +100,8 @@ class Mirror:
         self.uri = uri
         self._fs, self._root = self._asked(lambda: _file_system(uri))
         self.local = Path(tempfile.mkdtemp(prefix="maml_rl-"))
-        self._delete = weakref.finalize(self, shutil.rmtree, self.local, ignore_errors=True)
+        # With the process and not with this object: somebody may hold a path into it.
+        self._delete = weakref.finalize(_PROCESS, shutil.rmtree, self.local, ignore_errors=True)
         self._stored: dict[str, _Stamp] = {}
         self._theirs: dict[str, _Stamp] = {}
 
@@ -157,7 +165,8 @@ class Mirror:
 
     def _try_to_write(self) -> None:
         probe = posixpath.join(self._root, f".{self.local.name}")
-        self._fs.create_dir(self._root)
+        if not self._keeps_objects:
+            self._fs.create_dir(self._root)
         with self._fs.open_output_stream(probe) as stream:
             stream.write(b"")
         self._fs.delete_file(probe)
@@ -199,16 +208,20 @@ class Mirror:
     def _upload(self, name: str) -> None:
         """A reader finds the old or the new content: object stores see to that, elsewhere a file is renamed."""
         target = posixpath.join(self._root, name)
-        objects = self._fs.type_name in ("s3", "gcs", "abfs")
-        written = target if objects else f"{target}.part"
-        if not objects:
+        written = target if self._keeps_objects else f"{target}.part"
+        if not self._keeps_objects:
             self._fs.create_dir(posixpath.dirname(target))
         with (self.local / name).open("rb") as source, self._fs.open_output_stream(written) as stream:
             shutil.copyfileobj(source, stream, 1 << 20)
-        if not objects:
+        if not self._keeps_objects:
             self._fs.move(written, target)
 
-    def _asked(self, work: Callable[[], Result], seconds: float = ANSWER_S) -> Result:
+    @property
+    def _keeps_objects(self) -> bool:
+        """Whether the store has no folders."""
+        return self._fs.type_name in ("s3", "gcs", "abfs")
+
+    def _asked(self, work: Callable[[], Result], seconds: float | None = None) -> Result:
         """The result of ``work``; a library that does not return in time is left behind in its thread."""
         results: list[Result] = []
         errors: list[Exception] = []
@@ -221,6 +234,7 @@ class Mirror:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        seconds = ANSWER_S if seconds is None else seconds
         thread.join(seconds)
         if results:
             return results[0]
@@ -244,12 +258,7 @@ def fetched_file(place: Place) -> Path:
     mirror.fetch(name)
     if not (mirror.local / name).exists():
         raise StorageError(f"there is no file {place}")
-    _MIRRORS.append(mirror)
     return mirror.local / name
-
-
-_MIRRORS: list[Mirror] = []
-"""Of ``fetched_file``: somebody holds a path into them."""
 
 
 @contextmanager

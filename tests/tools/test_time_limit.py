@@ -27,11 +27,11 @@ def test_one_that_catches_everything_is_interrupted_again() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    before = signal.getsignal(signal.SIGALRM)
+    before, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
     with time_limit(1000, "too long"):
         assert signal.getsignal(signal.SIGALRM) is not before
     assert signal.getsignal(signal.SIGALRM) is before
-    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] <= timer[0]  # that of the tests' own limit
 
 
 def test_other_threads_have_no_limit() -> None:
