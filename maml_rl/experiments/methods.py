@@ -52,16 +52,17 @@ def _told_the_task(config: MAMLConfig) -> MAMLConfig:
 
 
 def _remembers(config: MAMLConfig) -> MAMLConfig:
-    """PPO over whole trials (Duan et al. 2016: TRPO); sizes from trials on the bandits: see RESULTS.md."""
+    """PPO over whole trials (Duan et al. 2016: TRPO); sizes from trials on point navigation: see RESULTS.md."""
     return config.training(
         inner_steps=0,
         outer_update="ppo",
         recurrent="gru",
         hidden_sizes=(64,),
         activation="tanh",
-        meta_batch_size=60,
-        episodes_per_task=10,
-        minibatch_size=8000,
+        meta_batch_size=40,
+        episodes_per_task=4,
+        num_epochs=6,
+        minibatch_size=4000,
         lr=0.003,
         max_kl=0.05,
         entropy_coeff=0.01,
@@ -110,6 +111,7 @@ def configure(experiment: Experiment, method: MethodName) -> tuple[MAMLConfig, i
     config = chosen.configure(experiment.make_config())
     if method == RL2:
         config.environment(env_config={**config.env_config, TRIAL_EPISODES: experiment.trial_episodes})
+        config.training(**experiment.rl2)
     if method in experiment.inner_lr:
         config.training(inner_lr=experiment.inner_lr[method])
     return config, experiment.iterations if chosen.iterations is None else chosen.iterations

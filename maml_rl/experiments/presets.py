@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Experiment:
         inner_lr: first step size at test time of the methods whose policies are fine-tuned (code, "manually
             tuned", unless said otherwise); every other method takes the configuration's.
         trial_episodes: episodes of a trial of RL2.
+        rl2: fields of RL2's configuration that differ from those of other experiments.
         source: of ``paper``.
         paper: the paper's returns after 0, 1, 2, 3 gradient steps by method, as (mean, 95 % interval): values
             behind Figures 4 and 5. An interval that was not published, or is that of one run repeated, is None.
@@ -44,6 +46,7 @@ class Experiment:
     test_episodes: int
     inner_lr: Mapping[str, float] = field(default_factory=dict)
     trial_episodes: int = 2
+    rl2: Mapping[str, Any] = field(default_factory=dict)
     source: str = "Finn et al. 2017"
     paper: Mapping[str, tuple[Return, ...]] = field(default_factory=dict)
 
@@ -183,6 +186,10 @@ def visual_nav() -> MAMLConfig:
     )
 
 
+_DISCRETE_RL2 = {"meta_batch_size": 60, "episodes_per_task": 10, "num_epochs": 10, "minibatch_size": 8000}
+"""60,000 steps per iteration; from trials on the bandits (RESULTS.md)."""
+
+
 def _uniform_tasks(seed: int, low: float, high: float, *shape: int) -> Callable[[], np.ndarray]:
     """The paper's test tasks are drawn like this (code)."""
     return lambda: np.random.RandomState(seed).uniform(low, high, size=(40, *shape))
@@ -272,6 +279,7 @@ EXPERIMENTS = {
         test_tasks=None,
         test_episodes=20,
         trial_episodes=1,
+        rl2=_DISCRETE_RL2,
         source="Duan et al. 2016",
         # Duan et al. 2016, table 1: n = 100 pulls, k = 10 arms.
         paper={"rl2": _means(83.5), "random": _means(49.9)},
@@ -282,6 +290,7 @@ EXPERIMENTS = {
         test_tasks=None,
         test_episodes=20,
         trial_episodes=10,  # Duan et al. 2016, table 2: n = 10 episodes, whose returns add up to 156.2
+        rl2=_DISCRETE_RL2,
     ),
     "visual-nav": Experiment(
         make_config=visual_nav,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maml_rl.learning.advantages import generalized_advantages, standardize
@@ -22,10 +22,15 @@ from maml_rl.tools.optimizer_state import optimizer_arrays, restore_optimizer
 LR = 1e-3
 EPOCHS = 4
 MINIBATCH = 1000
+RECURRENT_MINIBATCH = 4000
+"""Of whole episodes: fewer would be too few to average over."""
 
 
 class ValueFunction(torch.nn.Module):
     """Value of an observation at a time step: two layers of 128 tanh units on standardised inputs.
+
+    That of a policy with memory remembers, too: a GRU stands for the first layer. What an observation is worth then
+    depends on what the policy has found out before, and a critic that does not know it takes knowledge for luck.
 
     Mean and deviation of the inputs are those of the first batch, and are kept: inputs that changed their scale
     under a trained network would spoil it.
@@ -34,12 +39,15 @@ class ValueFunction(torch.nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, observation_size: int, horizon: int, width: int = 128) -> None:
+    def __init__(
+        self, observation_size: int, horizon: int, *, recurrent: bool = False, width: int = 128
+    ) -> None:
         super().__init__()
         self._horizon = horizon
+        self.memory = torch.nn.GRU(observation_size + 1, width, batch_first=True) if recurrent else None
+        first = [] if recurrent else [torch.nn.Linear(observation_size + 1, width), torch.nn.Tanh()]
         self.net = torch.nn.Sequential(
-            torch.nn.Linear(observation_size + 1, width),
-            torch.nn.Tanh(),
+            *first,
             torch.nn.Linear(width, width),
             torch.nn.Tanh(),
             torch.nn.Linear(width, 1),
@@ -63,7 +71,11 @@ class ValueFunction(torch.nn.Module):
             self.std.copy_(inputs.std(0, correction=0).clamp(min=0.05))
 
     def forward(self, inputs: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch"]:
-        return self.net(((inputs - self.mean) / self.std).clamp(-10, 10))[..., 0]
+        """Values; with a memory ``batch`` ends in the time steps of an episode, from its first on."""
+        scaled = ((inputs - self.mean) / self.std).clamp(-10, 10)
+        if self.memory is not None:
+            scaled = self.memory(scaled.flatten(0, -3))[0].view(*scaled.shape[:-1], -1)
+        return self.net(scaled)[..., 0]
 
 
 class Critic:
@@ -82,7 +94,9 @@ class Critic:
         self._policy, self._gamma, self._gae_lambda, self._device = policy, gamma, gae_lambda, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._value = ValueFunction(policy.observation_size, horizon).to(device)
+            self._value = ValueFunction(policy.observation_size, horizon, recurrent=policy.recurrent).to(
+                device
+            )
         self._optimizer = torch.optim.Adam(self._value.parameters(), lr=LR)
 
     def judge(
@@ -104,24 +118,31 @@ class Critic:
         with torch.no_grad():
             values = self._value(inputs)
         advantages = generalized_advantages(rewards, values, mask, self._gamma, self._gae_lambda)
-        targets = (advantages + values)[mask]
-        explained = 1 - (targets - values[mask]).var() / targets.var()
-        self._fit(inputs[mask], targets, generator)
+        targets = advantages + values
+        explained = 1 - (targets - values)[mask].var() / targets[mask].var()
+        if self._policy.recurrent:
+            self._fit(inputs[0], targets[0], mask[0], RECURRENT_MINIBATCH, generator)
+        else:
+            self._fit(inputs[mask], targets[mask], mask[mask], MINIBATCH, generator)
         return arrange(observations, actions, standardize(advantages, mask), mask, self._policy), float(
             explained
         )
 
     def _fit(
         self,
-        inputs: Float[Tensor, "samples inputs"],
-        targets: Float[Tensor, " samples"],
+        inputs: Float[Tensor, "*units inputs"],
+        targets: Float[Tensor, "*units"],
+        mask: Bool[Tensor, "*units"],
+        minibatch: int,
         generator: torch.Generator,
     ) -> None:
+        """Regress on samples, or on whole episodes: ``units`` are ``samples``, or ``episodes horizon``."""
         for _ in range(EPOCHS):
-            parts = max(1, len(targets) // MINIBATCH)
+            parts = max(1, targets.numel() // minibatch)
             for index in shuffled(len(targets), parts, generator, targets.device):
+                errors = (self._value(inputs[index]) - targets[index])[mask[index]]
                 self._optimizer.zero_grad()
-                (self._value(inputs[index]) - targets[index]).square().mean().backward()
+                errors.square().mean().backward()
                 self._optimizer.step()
 
     def state(self) -> dict[str, np.ndarray]:
