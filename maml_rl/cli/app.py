@@ -1,4 +1,4 @@
-"""The program ``maml-rl``: train | evaluate | tune | plot | video | report."""
+"""The program ``maml-rl``: train | search | evaluate | tune-inner-lr | plot | video | report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _commands(arguments: Sequence[str]) -> Mapping[str, Any]:
     import logging
 
-    from maml_rl.cli.evaluate import evaluate, tune
-    from maml_rl.cli.train import train, train_options
+    from maml_rl.cli.evaluate import evaluate, tune_inner_lr
     from maml_rl.cli.views import plot, report, video
     from maml_rl.tools.options import readable
 
-    # RLlib announces its internals at every start; what concerns the user is raised as an error.
+    # The commands that train take the configuration's fields as options, and the configuration is RLlib's:
+    # importing it takes seconds, which a help page of all commands must not.
+    training: dict[str, Any] = {"train": _train, "search": _search}
+    if "train" in arguments:
+        from maml_rl.cli.train import train, train_options
+
+        training["train"] = readable(train, fields=train_options(arguments))
+    if "search" in arguments:
+        from maml_rl.cli.search import search, search_options
+
+        training["search"] = readable(search, fields=search_options(arguments))
+    # RLlib announces its internals at every start; what concerns the user is raised as an error. After the imports:
+    # they set it, too.
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    others = (evaluate, tune, plot, video, report)
-    return {
-        "train": readable(train, fields=train_options(arguments)),
-        **{command.__name__: readable(command) for command in others},
-    }
+    others = (evaluate, tune_inner_lr, plot, video, report)
+    return training | {command.__name__.replace("_", "-"): readable(command) for command in others}
+
+
+def _train() -> None:
+    """Meta-train a policy. Ctrl-C ends after the present iteration, with a checkpoint."""
+
+
+def _search() -> None:
+    """Search over fields of the configuration with Ray Tune; every trial is a run directory."""

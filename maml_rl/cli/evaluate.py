@@ -1,4 +1,4 @@
-"""``maml-rl evaluate`` and ``maml-rl tune``."""
+"""``maml-rl evaluate`` and ``maml-rl tune-inner-lr``."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def evaluate(
             result.save(folder.path, description)
 
 
-def tune(
+def tune_inner_lr(
     run: Positional[str],
     *,
     inner_lr: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),

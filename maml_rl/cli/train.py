@@ -108,7 +108,7 @@ def train(
     """
     changes = given(fields) | ({} if seed is None else {"seed": seed})
     if resume is None:
-        run, plan = None, _new(preset, method, changes, env, env_config)
+        run, plan = None, new_plan_of(preset, method, changes, env, env_config)
     else:
         run = Run.open(resume)
         _refuse_with_resume(run, output=output, start_from=start_from)
@@ -117,7 +117,9 @@ def train(
         plan.iterations = iterations
     if checkpoint_every is not None:
         plan.checkpoint_every = checkpoint_every
-    _place(plan.config, num_env_runners, gpus)
+    if num_env_runners is None and resume is None:
+        num_env_runners = _default_env_runners()
+    place_learner(plan.config, num_env_runners, gpus)
     # What is wrong with configuration, environment, expert or policy is said here, before anything starts.
     family = plan.check()
     initial = None if start_from is None else initial_policy(plan.config, family, start_from)
@@ -137,7 +139,7 @@ def train(
 # --- steps
 
 
-def _new(
+def new_plan_of(
     preset: str | None,
     method: MethodName | None,
     changes: dict[str, Any],
@@ -151,7 +153,6 @@ def _new(
             f"env is {env!r}, but no run is resumed; name the environment in place of the preset"
         )
     plan = new_plan(preset, method or "maml")
-    plan.config.num_env_runners = _default_env_runners()
     for name, value in (changes | _merged(plan.config, env_config)).items():
         setattr(plan.config, name, value)
     return plan
@@ -195,7 +196,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _place(config: MAMLConfig, num_env_runners: int | None, gpus: int | None) -> None:
+def place_learner(config: MAMLConfig, num_env_runners: int | None, gpus: int | None) -> None:
     """Where it is computed; the result does not depend on it."""
     if num_env_runners is not None:
         config.num_env_runners = num_env_runners

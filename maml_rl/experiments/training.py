@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +70,146 @@ _KEPT_FIELDS = (
 SECONDS = ("rollouts", "adaptation", "meta_update")
 
 
+class Recorder:
+    """Trains an algorithm iteration by iteration and keeps what a run directory holds."""
+
+    def __init__(
+        self, config: MAMLConfig, run: Run, preset: str, method: MethodName, checkpoint_every: int
+    ) -> None:
+        """``run`` exists and is this process's to write."""
+        self._config, self._run, self._preset, self._method = config, run, preset, method
+        self._checkpoint_every = checkpoint_every
+        self._recent = RecentReturns()
+        self._saved = 0
+        self._policy: Policy | None = None
+        self._events: EventLog | None = None
+
+    def restore(self, algo: MAML) -> str:
+        """Take algorithm and log to where the checkpoint is; returns a warning, or nothing.
+
+        Raises:
+            RunError: the checkpoint is not this run's, or lacks something.
+        """
+        self.load(algo, self._run.checkpoint, same=True)
+        return self._run.repair_progress(algo.iteration)
+
+    def load(self, algo: MAML, path: Path, *, same: bool) -> None:
+        """Take the algorithm to a checkpoint.
+
+        Args:
+            same: refuse a checkpoint of another configuration.
+
+        Raises:
+            RunError: so, or it lacks something.
+        """
+        checkpoint = load_policy(path)
+        try:
+            training = checkpoint.info["training"]
+            if same:
+                _check_same(self._run.shown("config.json"), self._config, training["config"])
+            remembered = {STATE + name: value for name, value in checkpoint.state.items()}
+            learned = checkpoint.meta_params() | remembered
+            algo.set_training_state(
+                TrainingState(training["iteration"], training["refusals"], training["env_steps"], learned)
+            )
+            self._recent = RecentReturns(
+                [math.nan if value is None else value for value in training["recent_returns"]],
+                -math.inf if training["best"] is None else training["best"],
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"checkpoint {path} lacks what training goes on from: {error!r}") from error
+        self._saved = algo.iteration
+
+    def step(self, algo: MAML) -> dict[str, Any]:
+        """One meta-update, and its row of ``progress.csv``."""
+        rolled_out = algo.meta_params()
+        try:
+            row = progress_row(algo.train())
+        except Exception:
+            self.save(algo)  # the failed iteration changed nothing: keep those before it
+            raise
+        self._run.append_progress(row)
+        if self._events is None:
+            self._events = EventLog(self._run.path, "maml", algo.iteration)
+        self._events.append(row, algo.iteration)
+        if self._recent.add(row["return_post"]):
+            # The policy with these returns is the one that was rolled out, before the meta-update.
+            self._save(POLICY, algo, rolled_out, algo.iteration - 1, self._recent.best)
+        if algo.iteration % self._checkpoint_every == 0:
+            self.save(algo)
+        return row
+
+    @property
+    def score(self) -> float:
+        """Mean return after adaptation of the last iterations; -inf while one is missing."""
+        return self._recent.mean
+
+    def save_untrained(self, algo: MAML) -> None:
+        """Fresh weights as the run's policy."""
+        self._save(POLICY, algo, algo.meta_params(), 0, None)
+
+    def save(self, algo: MAML) -> None:
+        """Write the checkpoint, unless it is there already."""
+        if algo.iteration > self._saved:
+            self.write_checkpoint(algo, self._run.path / CHECKPOINT)
+            self._run.store()
+            self._saved = algo.iteration
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._events is not None:
+            self._events.close()
+
+    def write_checkpoint(self, algo: MAML, path: Path) -> None:
+        """All that later iterations depend on."""
+        state = algo.training_state()
+        training = {
+            "iteration": state.iteration,
+            "refusals": state.refusals,
+            "env_steps": state.env_steps,
+            "recent_returns": [_finite(value) for value in self._recent.returns],
+            "best": _finite(self._recent.best),
+            "config": result_fields(self._config),
+        }
+        remembered = {
+            name.removeprefix(STATE): value for name, value in state.learned.items() if name.startswith(STATE)
+        }
+        self._save(
+            path,
+            algo,
+            algo.meta_params(),
+            state.iteration,
+            self._recent.mean,
+            remembered,
+            training=training,
+        )
+
+    def _save(
+        self,
+        file: str | Path,
+        algo: MAML,
+        params: NumpyParams,
+        iteration: int,
+        return_post: float | None,
+        state: NumpyParams | None = None,
+        **more: Any,
+    ) -> None:
+        config = self._config
+        if self._policy is None:  # made once: a module of the user's is tried out each time
+            self._policy = config.policy_spec(*algo.spaces["__env__"])
+        info = {
+            "preset": self._preset,
+            "method": self._method,
+            "env": config.env,
+            "env_config": dict(config.env_config),
+            "iteration": iteration,
+            "return_post": _finite(return_post),  # of the last BEST_WINDOW iterations
+            **{name: getattr(config, name) for name in _KEPT_FIELDS},
+            **more,
+        }
+        save_policy(self._run.path / file, self._policy, params, info, state)
+
+
 @dataclass
 class TrainingRun:
     """One run: ``config`` trained for ``iterations`` meta-updates in the run directory ``run``.
@@ -89,7 +230,6 @@ class TrainingRun:
     checkpoint_every: int = 10
     start_from: NumpyParams | None = None
     console: Console = field(default_factory=lambda: Console(stderr=True))
-    _policy: Policy | None = field(default=None, init=False)
 
     def __call__(self) -> dict[str, Any]:
         """Train; returns the last row of ``progress.csv``.
@@ -100,17 +240,18 @@ class TrainingRun:
             RunError: the run cannot be gone on with, or another process writes here.
             RunFailedError: a file cannot be written, or not stored at the run's URI.
         """
+        recorder = Recorder(self.config, self.run, self.preset, self.method, self.checkpoint_every)
         with ExitStack() as stack:
             if self.description is None:
                 stack.enter_context(self.run.writing())
             algo: MAML = self.config.build_algo()
             stack.callback(algo.stop)
             if self.description is None:
-                recent = self._restore(algo)
+                if damage := recorder.restore(algo):
+                    self._say(f"warning: {damage}; it goes on from here")
             else:
                 self.run.begin(self.description)
                 stack.enter_context(self.run.writing())
-                recent = RecentReturns()
                 if self.start_from is not None:
                     algo.set_meta_params(self.start_from)
             stack.enter_context(self.run.stored())
@@ -118,126 +259,35 @@ class TrainingRun:
             show = stack.enter_context(
                 progress_display(self.console, self.iterations, algo.iteration, progress_line)
             )
+            stack.callback(recorder.close)
             try:
-                return self._loop(algo, recent, interrupted, show)
+                return self._loop(algo, recorder, interrupted, show)
             except OSError as error:
                 if error.filename is None:  # not a file's: a time-out, for example
                     raise
                 raise RunFailedError(f"{error.filename} cannot be written: {error.strerror}") from error
 
-    def _restore(self, algo: MAML) -> RecentReturns:
-        path = self.run.checkpoint
-        checkpoint = load_policy(path)
-        try:
-            training = checkpoint.info["training"]
-            _check_same(self.run.shown("config.json"), self.config, training["config"])
-            remembered = {STATE + name: value for name, value in checkpoint.state.items()}
-            learned = checkpoint.meta_params() | remembered
-            algo.set_training_state(
-                TrainingState(training["iteration"], training["refusals"], training["env_steps"], learned)
-            )
-            recent = RecentReturns(
-                [math.nan if value is None else value for value in training["recent_returns"]],
-                -math.inf if training["best"] is None else training["best"],
-            )
-        except (KeyError, TypeError) as error:
-            raise RunError(f"checkpoint {path} lacks what training goes on from: {error!r}") from error
-        if damage := self.run.repair_progress(algo.iteration):
-            self.console.print(f"warning: {damage}; it goes on from here", soft_wrap=True, highlight=False)
-        return recent
-
     def _loop(
-        self, algo: MAML, recent: RecentReturns, interrupted: threading.Event, show: Callable[[Row], None]
+        self, algo: MAML, recorder: Recorder, interrupted: threading.Event, show: Callable[[Row], None]
     ) -> dict[str, Any]:
         row: dict[str, Any] = {"iteration": algo.iteration}
-        saved = algo.iteration
         if self.iterations == 0:
-            self._save(POLICY, algo, algo.meta_params(), 0, None)
-        with closing(EventLog(self.run.path, "maml", algo.iteration + 1)) as events:
-            while algo.iteration < self.iterations and not interrupted.is_set():
-                rolled_out = algo.meta_params()
-                try:
-                    row = progress_row(algo.train())
-                except Exception:
-                    if algo.iteration > saved:  # the failed iteration changed nothing: keep those before it
-                        self._save_checkpoint(algo, recent)
-                    raise
-                self.run.append_progress(row)
-                events.append(row, algo.iteration)
-                if recent.add(row["return_post"]):
-                    # The policy with these returns is the one that was rolled out, before the meta-update.
-                    self._save(POLICY, algo, rolled_out, algo.iteration - 1, recent.best)
-                if algo.iteration % self.checkpoint_every == 0:
-                    self._save_checkpoint(algo, recent)
-                    saved = algo.iteration
-                show(row)
-            # Here and not in the loop: an interrupt may arrive anywhere in it.
-            if algo.iteration > saved:
-                self._save_checkpoint(algo, recent)
+            recorder.save_untrained(algo)
+        while algo.iteration < self.iterations and not interrupted.is_set():
+            row = recorder.step(algo)
+            show(row)
+        # Here and not in the loop: an interrupt may arrive anywhere in it.
+        recorder.save(algo)
         if algo.iteration < self.iterations:
-            command = shell_line(
-                "maml-rl",
-                "train",
-                "--resume",
-                self.run.place,
-                *naming_options(self.config.env, self.config.module),
-            )
-            self.console.print(
-                f"interrupted after iteration {algo.iteration} of {self.iterations}; continue with: {command}",
-                soft_wrap=True,
-                markup=False,
-                highlight=False,
+            names = naming_options(self.config.env, self.config.module)
+            command = shell_line("maml-rl", "train", "--resume", self.run.place, *names)
+            self._say(
+                f"interrupted after iteration {algo.iteration} of {self.iterations}; continue with: {command}"
             )
         return row
 
-    def _save_checkpoint(self, algo: MAML, recent: RecentReturns) -> None:
-        state = algo.training_state()
-        training = {
-            "iteration": state.iteration,
-            "refusals": state.refusals,
-            "env_steps": state.env_steps,
-            "recent_returns": [_finite(value) for value in recent.returns],
-            "best": _finite(recent.best),
-            "config": result_fields(self.config),
-        }
-        remembered = {
-            name.removeprefix(STATE): value for name, value in state.learned.items() if name.startswith(STATE)
-        }
-        self._save(
-            CHECKPOINT,
-            algo,
-            algo.meta_params(),
-            state.iteration,
-            recent.mean,
-            remembered,
-            training=training,
-        )
-        self.run.store()
-
-    def _save(
-        self,
-        file: str,
-        algo: MAML,
-        params: NumpyParams,
-        iteration: int,
-        return_post: float | None,
-        state: NumpyParams | None = None,
-        **more: Any,
-    ) -> None:
-        config = self.config
-        if self._policy is None:  # made once: a module of the user's is tried out each time
-            self._policy = config.policy_spec(*algo.spaces["__env__"])
-        info = {
-            "preset": self.preset,
-            "method": self.method,
-            "env": config.env,
-            "env_config": dict(config.env_config),
-            "iteration": iteration,
-            "return_post": _finite(return_post),  # of the last BEST_WINDOW iterations
-            **{name: getattr(config, name) for name in _KEPT_FIELDS},
-            **more,
-        }
-        save_policy(self.run.path / file, self._policy, params, info, state)
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 @dataclass

@@ -123,6 +123,14 @@ class RunDirectory:
             RunError: the directory is not empty, or cannot be written.
         """
         self._check_free()
+        self.describe_again(description)
+
+    def describe_again(self, description: Mapping[str, Any]) -> None:
+        """Replace ``config.json``.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         versions = {name: package_version(name) for name in PACKAGES}
         versions["python"] = platform.python_version()
         content = {**description, "versions": versions}

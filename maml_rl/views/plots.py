@@ -126,6 +126,12 @@ def plane_trajectories(
     return figure
 
 
+def side_by_side(widths: tuple[float, float], width: float) -> tuple[Figure, tuple[Axes, Axes]]:
+    """A figure of two axes whose widths are in this ratio; ``width`` in inches."""
+    figure, axes = plt.subplots(1, 2, figsize=(width, 4), width_ratios=widths, layout="constrained")
+    return figure, tuple(axes)
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``, and close the figure."""
     stem.parent.mkdir(parents=True, exist_ok=True)

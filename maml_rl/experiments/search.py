@@ -1,0 +1,448 @@
+"""A search with Ray Tune in which every trial is a run directory.
+
+::
+
+    config.json          the search: enough to go on with it
+    trial-00000/         a run, as `maml-rl train` writes it, of the first configuration
+    results.csv          a row per trial, best first
+    search.png, .svg     parallel coordinates and learning curves
+
+A search that is gone on with draws the same configurations again, by the same seed. Trials that have rows report
+them at once, so that scheduler and search algorithm see what they saw, and then train on from their checkpoints. No
+pickle of Ray Tune's is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
+from ray.tune.search import BasicVariantGenerator
+
+from maml_rl.experiments.plan import Plan
+from maml_rl.experiments.run import Run
+from maml_rl.experiments.training import RecentReturns, Recorder, describe
+from maml_rl.policies.policy_file import load_policy
+from maml_rl.rllib.config import MAMLConfig
+from maml_rl.rllib.maml import MAML
+from maml_rl.tools.checks import COUNT, checked, plain
+from maml_rl.tools.files import write_atomically
+from maml_rl.tools.run_directory import CHECKPOINT, RunDirectory, RunError, RunFailedError
+from maml_rl.tools.search_space import Dimension
+from maml_rl.tools.storage import Place, child, local_path
+
+Scheduler = Literal["asha", "pbt", "none"]
+Algorithm = Literal["random", "optuna"]
+
+SCORE = "score"
+"""What is maximised: the return after adaptation, averaged over the last ten iterations."""
+REDUCTION = 3
+"""ASHA keeps one trial in three at each of its rungs."""
+ROUNDS = 5
+"""PBT exchanges parameters this many times in a full run."""
+
+
+@dataclass
+class Search:
+    """What is searched, and how.
+
+    Attributes:
+        plan: the run that every trial is but for the searched fields.
+        iterations: of a trial that is not stopped early.
+    """
+
+    plan: Plan
+    space: Sequence[Dimension]
+    samples: int
+    scheduler: Scheduler = "asha"
+    algorithm: Algorithm = "random"
+
+    def check(self) -> None:
+        """Refuse what no trial could run with, before anything starts.
+
+        Raises:
+            ValueError: naming the field, its value and what is allowed.
+        """
+        checked("samples", self.samples, COUNT)
+        for name, value, allowed in (
+            ("scheduler", self.scheduler, get_args(Scheduler)),
+            ("algorithm", self.algorithm, get_args(Algorithm)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(allowed)}")
+        if self.scheduler == "pbt" and self.algorithm != "random":
+            raise ValueError(f"algorithm is {self.algorithm!r}, but pbt chooses configurations itself")
+        if self.algorithm == "optuna":
+            try:
+                import optuna  # noqa: F401
+            except ImportError as error:
+                raise ValueError(
+                    "algorithm is 'optuna', which is not installed: pip install optuna"
+                ) from error
+        for dimension in self.space:
+            for value in dimension.values:
+                try:
+                    trial_config(self.plan.config, {dimension.name: value}).validate()
+                except ValueError as error:
+                    raise ValueError(f"space: {dimension}: {error}") from error
+        self.plan.check().close()
+
+    def description(self) -> dict[str, Any]:
+        """``config.json``'s content."""
+        plan = self.plan
+        run = describe(plan.config, plan.preset, plan.method, plan.iterations, plan.checkpoint_every)
+        return {
+            **run,
+            "space": [str(dimension) for dimension in self.space],
+            "samples": self.samples,
+            "scheduler": self.scheduler,
+            "algorithm": self.algorithm,
+        }
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What became of one trial.
+
+    Attributes:
+        score: at its last iteration; -inf if it has none or diverged.
+        finished: not interrupted.
+        error: why it failed, or nothing.
+    """
+
+    number: int
+    place: Place
+    values: Mapping[str, Any]
+    score: float = -math.inf
+    iteration: int = 0
+    finished: bool = False
+    error: str = ""
+
+
+def trial_config(base: MAMLConfig, values: Mapping[str, Any]) -> MAMLConfig:
+    """The configuration of one trial."""
+    config = base.copy(copy_frozen=False)
+    for name, value in values.items():
+        setattr(config, name, plain(value))
+    return config
+
+
+def decoded(drawn: Mapping[str, Any], space: Sequence[Dimension]) -> dict[str, Any]:
+    """The searched fields, from what was drawn."""
+    return {dimension.name: dimension.decoded(drawn[dimension.name]) for dimension in space}
+
+
+def trial_place(output: Place, number: int) -> Place:
+    """Where a trial's run is."""
+    return child(output, trial_name(number))
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial and of its run directory."""
+    return f"trial-{number:05d}"
+
+
+@dataclass
+class _Shared:
+    """What all trials are told."""
+
+    search: Search
+    output: Place
+
+
+class Trial(tune.Trainable):
+    """One configuration: a run directory, and an algorithm once its rows are to be computed."""
+
+    def setup(self, config: dict[str, Any], shared: _Shared | None = None) -> None:
+        """Begin a run, or go on with the one that is there.
+
+        Raises:
+            RunError: this node does not see the search's folder, or the run there is another one's.
+        """
+        assert shared is not None, "passed by tune.with_parameters"
+        self._search, plan = shared.search, shared.search.plan
+        self._stack = ExitStack()
+        self._algo: MAML | None = None
+        self._config = trial_config(plan.config, decoded(config, shared.search.space))
+        place = child(shared.output, self.trial_name)
+        folder = local_path(shared.output)
+        if folder is not None and not folder.is_dir():
+            raise RunError(
+                f"{shared.output} is not there on {socket.gethostname()}; a search on several machines needs an "
+                "--output that all of them see, or a URI"
+            )
+        description = describe(self._config, plan.preset, plan.method, plan.iterations, plan.checkpoint_every)
+        self._run, fresh = _opened(place, description)
+        self._stack.enter_context(self._run.stored())
+        self._stack.enter_context(self._run.writing())
+        self._recorder = Recorder(self._config, self._run, plan.preset, plan.method, plan.checkpoint_every)
+        self._stack.callback(self._recorder.close)
+        self._checkpoint = None if fresh else _checkpoint_of(self._run)
+        self._replayed: list[dict[str, float]] = []
+        self._recent = RecentReturns()
+        if self._exchanges:
+            self._run.describe_again(description)
+        elif not fresh:
+            _check_description(self._run, description)
+        self._replay()
+
+    @property
+    def _exchanges(self) -> bool:
+        """Whether trials take over others' parameters, and are told new values with them."""
+        return self._search.scheduler == "pbt"
+
+    def _replay(self) -> None:
+        """Report rows of an earlier process again; where trials exchange parameters, only the end of a run."""
+        if self._checkpoint is None or not self._run.has_progress:
+            return
+        training = load_policy(self._checkpoint).info["training"]
+        rows = [row for row in self._run.progress() if row["iteration"] <= training["iteration"]]
+        if not self._exchanges:
+            self._replayed = rows
+        elif training["iteration"] >= self._search.plan.iterations:
+            self._replayed = rows[-1:]
+            self._recent = RecentReturns(training["recent_returns"][:-1])
+
+    def _algorithm(self) -> MAML:
+        if self._algo is not None:
+            return self._algo
+        algo: MAML = self._config.build_algo()
+        self._algo = algo
+        self._stack.callback(algo.stop)
+        if self._checkpoint is not None:
+            self._recorder.load(algo, self._checkpoint, same=not self._exchanges)
+        self._run.repair_progress(algo.iteration)
+        return algo
+
+    def step(self) -> dict[str, Any]:
+        """A row of ``progress.csv``: of an earlier process, or one more iteration."""
+        if not self._replayed:
+            return {**self._recorder.step(self._algorithm()), SCORE: self._recorder.score}
+        row = self._replayed.pop(0)
+        self._recent.add(row["return_post"])
+        return {**row, SCORE: self._recent.mean}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """For another trial, or for this one after a pause."""
+        self._recorder.write_checkpoint(self._algorithm(), Path(checkpoint_dir) / CHECKPOINT)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from another trial's parameters, or this one's."""
+        algo = self._algorithm()
+        self._recorder.load(algo, Path(checkpoint_dir) / CHECKPOINT, same=False)
+        self._run.repair_progress(algo.iteration)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial, without a new process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Keep what was computed."""
+        if self._algo is not None:
+            self._recorder.save(self._algo)
+        self._stack.close()
+
+
+def _opened(place: Place, description: Mapping[str, Any]) -> tuple[Run, bool]:
+    """A trial's run, and whether it is new."""
+    try:
+        return Run.open(place), False
+    except RunError:  # as a rule because it is not there; else `create` says what is wrong
+        return Run.create(place, description), True
+
+
+def _checkpoint_of(run: Run) -> Path | None:
+    try:
+        return run.checkpoint
+    except RunError:  # interrupted before its first
+        return None
+
+
+def _check_description(run: Run, description: Mapping[str, Any]) -> None:
+    stored = run.description()["config"]
+    for name, value in json.loads(json.dumps(description["config"])).items():
+        if stored.get(name) != value:
+            raise RunError(
+                f"{name} is {value!r}, but the trial in {run.place} was started with {stored.get(name)!r}: "
+                "a search that is gone on with keeps its space, seed and algorithm"
+            )
+
+
+# --- the search
+
+
+Show = Callable[[Mapping[int, TrialResult], int | None], None]
+"""Is called with the trials by number, and the one that has just ended."""
+
+
+def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialResult]:
+    """Search, or go on with the search in ``output``; every trial that was begun, best first.
+
+    Ctrl-C ends it; trials keep a checkpoint.
+
+    Raises:
+        RunFailedError: every trial failed.
+    """
+    place = output.place if isinstance(output.place, str) else output.place.absolute()
+    watch, numbers = _Watch(place, search.space, show), itertools.count()
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told once, by us
+    config = search.plan.config
+    trainable = tune.with_resources(
+        tune.with_parameters(Trial, shared=_Shared(search, place)), MAML.default_resource_request(config)
+    )
+    with tempfile.TemporaryDirectory(prefix="maml_rl-") as scratch:
+        # Parameters on their way from trial to trial: all nodes must find them.
+        exchange = child(place, ".exchange")
+        storage = str(exchange) if search.scheduler == "pbt" else scratch
+        tuner = tune.Tuner(
+            trainable,
+            param_space={dimension.name: dimension.domain() for dimension in search.space},
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                num_samples=search.samples,
+                scheduler=_scheduler(search),
+                search_alg=_algorithm(search, place),
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial_name(next(numbers)),
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=storage,
+                stop={"iteration": search.plan.iterations},
+                verbose=0,
+                callbacks=[watch],
+            ),
+        )
+        # What Tune prints and logs of its own would say the same again.
+        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            tuner.fit()
+        if isinstance(exchange, Path):
+            shutil.rmtree(exchange, ignore_errors=True)
+    trials = sorted(watch.trials.values(), key=lambda trial: -trial.score)
+    if trials and all(trial.error for trial in trials):
+        raise RunFailedError(f"every trial failed; the first: {watch.trials[min(watch.trials)].error}")
+    return trials
+
+
+def _scheduler(search: Search) -> Any:
+    iterations = search.plan.iterations
+    if search.scheduler == "asha":
+        grace = max(1, iterations // REDUCTION**2)
+        return ASHAScheduler("iteration", max_t=iterations, grace_period=grace, reduction_factor=REDUCTION)
+    if search.scheduler == "pbt":
+        return PopulationBasedTraining(
+            "iteration",
+            perturbation_interval=max(1, iterations // ROUNDS),
+            hyperparam_mutations={
+                d.name: d.choices() if d.kind == "choice" else d.domain() for d in search.space
+            },
+            custom_explore_fn=partial(_within, space=search.space),
+        )
+    return None
+
+
+def _within(values: dict[str, Any], space: Sequence[Dimension]) -> dict[str, Any]:
+    """PBT multiplies numbers by 0.8 or 1.2, also beyond their bounds."""
+    return values | {dimension.name: dimension.clipped(values[dimension.name]) for dimension in space}
+
+
+def _algorithm(search: Search, place: Place) -> Any:
+    seed = search.plan.config.seed
+    if search.algorithm == "random":
+        # What a trial has taken over from others no seed draws again.
+        known = _known_values(search, place) if search.scheduler == "pbt" else []
+        return BasicVariantGenerator(random_state=seed, points_to_evaluate=known or None)
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    known = _known_values(search, place)
+    return OptunaSearch(metric=SCORE, mode="max", seed=seed, points_to_evaluate=known or None)
+
+
+def _known_values(search: Search, place: Place) -> list[dict[str, Any]]:
+    """The searched fields of the trials that are there, in order: what is asked for again."""
+    known = []
+    for number in range(search.samples):
+        try:
+            stored = Run.open(trial_place(place, number)).description()["config"]
+        except RunError:
+            break
+        known.append({d.name: d.encoded(stored[d.name]) for d in search.space})
+    return known
+
+
+class _Watch(tune.Callback):
+    """What is known of each trial."""
+
+    def __init__(self, output: Place, space: Sequence[Dimension], show: Show) -> None:
+        self.trials: dict[int, TrialResult] = {}
+        self._output, self._space, self._show = output, space, show
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune writes its callbacks to a file that nobody reads, and a display cannot be written."""
+        return {}
+
+    def _note(self, trial: Any, *, ended: bool = False, **changes: Any) -> None:
+        number = int(str(trial).rpartition("-")[2])
+        known = self.trials.get(number) or TrialResult(number, trial_place(self._output, number), {})
+        self.trials[number] = replace(known, values=decoded(trial.config, self._space), **changes)
+        self._show(self.trials, number if ended else None)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._note(trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._note(trial, score=result[SCORE], iteration=int(result["iteration"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._note(trial, ended=True, finished=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_error()
+        cause = getattr(error, "cause", None) or error
+        last = str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
+        self._note(trial, ended=True, finished=True, score=-math.inf, error=last)
+
+
+def save_results(trials: Sequence[TrialResult], space: Sequence[Dimension], folder: Path) -> Path:
+    """Write ``results.csv``: a row per trial, best first."""
+    names = [dimension.name for dimension in space]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["trial", SCORE, "iteration", *names, "error"])
+    for trial in trials:
+        values = [trial.values[name] for name in names]
+        writer.writerow([trial.number, trial.score, trial.iteration, *values, trial.error])
+    path = folder / "results.csv"
+    write_atomically(path, text.getvalue().encode())
+    return path
