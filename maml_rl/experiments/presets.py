@@ -210,7 +210,7 @@ EXPERIMENTS = {
         iterations=100,  # code
         test_tasks=_uniform_tasks(1, -0.5, 0.5, 2),
         test_episodes=40,  # paper, sec. 5.3
-        # Pretrained: maml-rl tune. The code's 0.5 throws a policy whose deviation is small by then far off.
+        # Pretrained: maml-rl tune-inner-lr. The code's 0.5 throws a policy of small deviation far off.
         inner_lr={"pretrained": 0.05, "random": 0.5},
         paper={
             "maml": ((-40.41, 4.0), (-11.68, 2.2), (-3.33, 0.55), (-3.23, 0.58)),

@@ -44,6 +44,7 @@ from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.maml import MAML
 from maml_rl.tools.checks import COUNT, checked, plain
+from maml_rl.tools.command_line import one_line
 from maml_rl.tools.files import write_atomically
 from maml_rl.tools.run_directory import CHECKPOINT, RunDirectory, RunError, RunFailedError
 from maml_rl.tools.search_space import Dimension
@@ -54,6 +55,8 @@ Algorithm = Literal["random", "optuna"]
 
 SCORE = "score"
 """What is maximised: the return after adaptation, averaged over the last ten iterations."""
+ERROR = "error"
+"""Why a trial failed, in its last result."""
 REDUCTION = 3
 """ASHA keeps one trial in three at each of its rungs."""
 ROUNDS = 5
@@ -174,13 +177,19 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], shared: _Shared | None = None) -> None:
         """Begin a run, or go on with the one that is there.
 
-        Raises:
-            RunError: this node does not see the search's folder, or the run there is another one's.
+        What goes wrong, here and in ``step``, is the trial's result: Ray Tune would print it, but not tell it.
         """
         assert shared is not None, "passed by tune.with_parameters"
-        self._search, plan = shared.search, shared.search.plan
         self._stack = ExitStack()
         self._algo: MAML | None = None
+        self._error = ""
+        try:
+            self._begin(config, shared)
+        except Exception as error:  # whatever a configuration makes of anything raises
+            self._error = one_line(error)
+
+    def _begin(self, config: dict[str, Any], shared: _Shared) -> None:
+        self._search, plan = shared.search, shared.search.plan
         self._config = trial_config(plan.config, decoded(config, shared.search.space))
         place = child(shared.output, self.trial_name)
         folder = local_path(shared.output)
@@ -234,11 +243,17 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """A row of ``progress.csv``: of an earlier process, or one more iteration."""
-        if not self._replayed:
-            return {**self._recorder.step(self._algorithm()), SCORE: self._recorder.score}
-        row = self._replayed.pop(0)
-        self._recent.add(row["return_post"])
-        return {**row, SCORE: self._recent.mean}
+        if self._replayed:
+            row = self._replayed.pop(0)
+            self._recent.add(row["return_post"])
+            return {**row, SCORE: self._recent.mean}
+        try:
+            if not self._error:
+                return {**self._recorder.step(self._algorithm()), SCORE: self._recorder.score}
+        except Exception as error:
+            self._error = one_line(error)
+        iteration = 0 if self._algo is None else self._algo.iteration
+        return {"iteration": iteration, SCORE: -math.inf, ERROR: self._error, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """For another trial, or for this one after a pause."""
@@ -331,6 +346,7 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
                 storage_path=storage,
                 stop={"iteration": search.plan.iterations},
                 verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
                 callbacks=[watch],
             ),
         )
@@ -422,16 +438,14 @@ class _Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._note(trial, score=result[SCORE], iteration=int(result["iteration"]))
+        error = result.get(ERROR, "")
+        self._note(trial, score=result[SCORE], iteration=int(result["iteration"]), error=error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._note(trial, ended=True, finished=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_error()
-        cause = getattr(error, "cause", None) or error
-        last = str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
-        self._note(trial, ended=True, finished=True, score=-math.inf, error=last)
+        self._note(trial, ended=True, finished=True, score=-math.inf, error="its process or its node died")
 
 
 def save_results(trials: Sequence[TrialResult], space: Sequence[Dimension], folder: Path) -> Path:

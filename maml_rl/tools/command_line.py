@@ -44,14 +44,15 @@ def run_program(
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         # A time-out is an error of the operating system, by its class only.
         wrong = isinstance(error, ValueError | OSError) and not isinstance(error, TimeoutError)
         return WRONG_INPUT if wrong else FAILED
     return 0
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What a user is told of an error."""
     expected = isinstance(error, ValueError | OSError | RuntimeError | ArithmeticError)
     text = " ".join(str(error).split())
     return text if expected and text else f"{type(error).__name__}: {text} ({DEBUG}=1 shows where)"

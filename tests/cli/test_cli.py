@@ -195,11 +195,11 @@ def test_a_step_size_that_diverges_is_no_result(run: Path, capsys: pytest.Captur
     here = ["evaluate", str(run), *local, "--episodes", "2", "--inner-lr", "1e38", "--steps", "1"]
     assert main(here) == 0
     assert "adaptation diverged on 3 of 3 tasks" in capsys.readouterr().out
-    assert main(["tune", str(run), *local, "--inner-lr", "0.1", "1e38"]) == 0
+    assert main(["tune-inner-lr", str(run), *local, "--inner-lr", "0.1", "1e38"]) == 0
     out = capsys.readouterr().out
     assert "best step size after 1 gradient step(s): 0.1" in out
     assert "1e+38: adaptation diverged" in out
-    assert main(["tune", str(run), *local, "--inner-lr", "1e38"]) == 1
+    assert main(["tune-inner-lr", str(run), *local, "--inner-lr", "1e38"]) == 1
     assert "diverges with every step size" in capsys.readouterr().err
 
 

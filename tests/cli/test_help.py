@@ -20,7 +20,7 @@ from supervised.experiments.config import ExperimentConfig
 from supervised.experiments.presets import PRESETS, get_preset
 from supervised.learning.settings import TrainingSettings
 
-MAML_RL = ("train", "evaluate", "tune", "plot", "video", "report")
+MAML_RL = ("train", "search", "evaluate", "tune-inner-lr", "plot", "video", "report")
 SUPERVISED = ("train", "evaluate", "plot", "compare", "table", "tune", "download")
 COMMANDS = [*((app.main, name) for name in MAML_RL), *((supervised_cli.main, name) for name in SUPERVISED)]
 

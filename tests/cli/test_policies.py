@@ -81,7 +81,7 @@ def test_a_module_has_to_be_named_each_time(tmp_path: Path, capsys: pytest.Captu
         refused(capsys, "user_modules:Net", *command, "--module", "user_modules:ByKey")
     succeed("train", "--resume", run, "--iterations", 3, *module)
     succeed("evaluate", run, *EVALUATE, *module)
-    succeed("tune", run, "--inner-lr", 0.1, "--tasks", 2, "--num-workers", 0, *module)
+    succeed("tune-inner-lr", run, "--inner-lr", 0.1, "--tasks", 2, "--num-workers", 0, *module)
     succeed("video", run, "--output", tmp_path / "film.gif", "--size", 64, 64, *module)
     succeed("plot", run)
     refused(

@@ -212,7 +212,7 @@ def test_zero_iterations_are_for_fresh_weights_only(capsys: pytest.CaptureFixtur
 
 
 def test_tune_names_the_best_step_size(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["tune", str(runs["maml"]), "--tasks", "3", "--num-workers", "0", "--inner-lr"]
+    command = ["tune-inner-lr", str(runs["maml"]), "--tasks", "3", "--num-workers", "0", "--inner-lr"]
     assert main([*command, "0.05", "0.1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["mean"].keys() == {"0.05", "0.1"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ray import tune
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 from tiny_runs import tiny_config
 
 from maml_rl import MAML
@@ -99,3 +99,79 @@ def test_population_based_training_in_actors_that_are_used_again(tmp_path: Path)
     assert [r.metrics["training_iteration"] for r in results] == [4, 4]
     used = {row for r in results for row in r.metrics_dataframe["config/inner_lr"]}
     assert len(used) > 2 or schedule._num_perturbations > 0
+
+
+def test_successive_halving_stops_what_falls_behind(tmp_path: Path) -> None:
+    config = tiny_config(inner_lr=tune.grid_search([1e-6, 0.1, 0.2, 1e38]))
+    schedule = ASHAScheduler("training_iteration", max_t=4, grace_period=1, reduction_factor=2)
+    results = search(
+        config,
+        tmp_path,
+        iterations=4,
+        scheduler=schedule,
+        metric="return_post",
+        mode="max",
+        reuse_actors=True,
+    )
+    assert not results.errors
+    iterations = [r.metrics["training_iteration"] for r in results]
+    assert max(iterations) == 4
+    assert min(iterations) < 4
+
+
+def test_a_search_is_restored_in_mid_run_to_the_same_parameters(tmp_path: Path) -> None:
+    class Broken(MAML):
+        """Breaks down after two iterations, where a file says so."""
+
+        def training_step(self) -> None:
+            if self.iteration == 2 and (tmp_path / "break").exists():
+                raise RuntimeError("as planned")
+            super().training_step()
+
+    (tmp_path / "break").touch()
+    run_config = tune.RunConfig(
+        stop={"training_iteration": 4},
+        storage_path=str(tmp_path),
+        name="broken",
+        verbose=0,
+        checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+    )
+    tuner = tune.Tuner(Broken, param_space=tiny_config(), run_config=run_config)
+    assert len(tuner.fit().errors) == 1
+    (tmp_path / "break").unlink()
+    restored = tune.Tuner.restore(str(tmp_path / "broken"), Broken, resume_errored=True).fit()
+    assert not restored.errors
+    whole = search(tiny_config(), tmp_path, iterations=4)
+    assert restored[0].metrics["training_iteration"] == 4
+    assert restored[0].metrics["return_post"] == whole[0].metrics["return_post"]
+
+
+def test_mlflow_and_wandb_log_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlflow").as_uri()
+    tuner = tune.Tuner(
+        "MAML",
+        param_space=tiny_config(),
+        run_config=tune.RunConfig(
+            stop={"training_iteration": 2},
+            storage_path=str(tmp_path),
+            name="logged",
+            verbose=0,
+            callbacks=[
+                MLflowLoggerCallback(tracking_uri=uri, experiment_name="maml"),
+                WandbLoggerCallback(project="maml", mode="offline", dir=str(tmp_path)),
+            ],
+        ),
+    )
+    result = tuner.fit()[0]
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name("maml")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.metrics["return_post"] == pytest.approx(result.metrics["return_post"])
+    assert list(tmp_path.rglob("*.wandb"))

@@ -63,7 +63,7 @@ def test_draws_are_within_the_space() -> None:
         ("inner_lr=uniform(-2,-1)", -2, -1),
     ):
         (dimension,) = parse_space([text], NAMES)
-        drawn = dimension.domain().sample(500)
+        drawn = dimension.domain().sample(size=500)
         assert min(drawn) >= low
         assert max(drawn) <= high
         assert max(drawn) - min(drawn) > 0.8 * (high - low)
@@ -76,7 +76,7 @@ def test_lists_are_drawn_as_text_and_come_back() -> None:
     assert dimension.choices() == ["[8]", "[4, 4]", 3, "x"]
     assert [dimension.decoded(value) for value in dimension.choices()] == list(dimension.values)
     assert dimension.encoded([4, 4]) == "[4, 4]"
-    assert set(dimension.domain().sample(50)) == set(dimension.choices())
+    assert set(dimension.domain().sample(size=50)) == set(dimension.choices())
 
 
 def test_what_leaves_the_bounds_is_brought_back() -> None:
