@@ -134,7 +134,7 @@ class Recorder:
         self._events.append(row, algo.iteration)
         if self._recent.add(row["return_post"]):
             # The policy with these returns is the one that was rolled out, before the meta-update.
-            self._save(POLICY, algo, rolled_out, algo.iteration - 1, self._recent.best)
+            self._save(self._run.path / POLICY, algo, rolled_out, algo.iteration - 1, self._recent.best)
         if algo.iteration % self._checkpoint_every == 0:
             self.save(algo)
         return row
@@ -146,7 +146,7 @@ class Recorder:
 
     def save_untrained(self, algo: MAML) -> None:
         """Fresh weights as the run's policy."""
-        self._save(POLICY, algo, algo.meta_params(), 0, None)
+        self._save(self._run.path / POLICY, algo, algo.meta_params(), 0, None)
 
     def save(self, algo: MAML) -> None:
         """Write the checkpoint, unless it is there already."""
@@ -186,7 +186,7 @@ class Recorder:
 
     def _save(
         self,
-        file: str | Path,
+        path: Path,
         algo: MAML,
         params: NumpyParams,
         iteration: int,
@@ -207,7 +207,7 @@ class Recorder:
             **{name: getattr(config, name) for name in _KEPT_FIELDS},
             **more,
         }
-        save_policy(self._run.path / file, self._policy, params, info, state)
+        save_policy(path, self._policy, params, info, state)
 
 
 @dataclass

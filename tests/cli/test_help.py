@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -120,3 +122,22 @@ def test_without_a_preset_the_defaults_are_the_configurations(page: Callable[...
     text = page(app.main, "train")
     assert float(shown_default(text, "gae_lambda") or "nan") == MAMLConfig().gae_lambda
     assert shown_default(text, "expert") is None
+
+
+@pytest.mark.parametrize("command", ["train", "search"])
+def test_the_page_of_all_commands_says_of_each_what_its_own_page_says(
+    page: Callable[..., str], command: str
+) -> None:
+    """The two are told apart: a command that trains is imported only where it is named."""
+    (summary,) = re.findall(rf"• {command} +(.*?)(?= •)", page(app.main))
+    assert summary.strip() in page(app.main, command)
+
+
+def test_the_page_of_all_commands_imports_neither_torch_nor_ray() -> None:
+    program = (
+        "import sys; from maml_rl.cli.app import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print('LOADED', {'torch', 'ray', 'gymnasium', 'mujoco'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "LOADED set()", result.stderr
