@@ -21,11 +21,11 @@ from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import TrainingRun, describe
 from maml_rl.policies.policy_file import PolicyFile
 from maml_rl.rllib.config import MAMLConfig
-from maml_rl.rllib.resources import check_resources
+from maml_rl.rllib.resources import check_resources, env_runners_that_fit
 from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.command_line import print_json, shell_line
 from maml_rl.tools.options import explanations, given, option_groups
-from maml_rl.tools.ray_start import start_ray
+from maml_rl.tools.ray_start import cluster_named, start_ray
 
 GROUPS = {
     "adaptation": ("inner_lr", "inner_steps", "learn_inner_lr", "first_order", "context_size"),
@@ -101,7 +101,7 @@ def train(
         start_from: begin with the trained policy of this run directory or .safetensors file.
         checkpoint_every: iterations between checkpoints; 10 unless given.
         num_env_runners: rollout worker processes; 0 collects in this process. By default one per core of the
-            machine, at most 8.
+            machine, at most 8; on a cluster one per CPU, at most one per task.
         gpus: 1 runs the learner as an actor on a GPU.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
         json: print the last iteration's metrics as JSON.
@@ -127,6 +127,8 @@ def train(
     fresh = run is None
     run = run or Run.free(output or _default_output(plan))
     start_ray(address)
+    if num_env_runners is None and resume is None and cluster_named(address):
+        plan.config.num_env_runners = env_runners_that_fit(plan.config, plan.config.meta_batch_size)
     check_resources(plan.config)
     started = time.monotonic()
     row = _training(plan, run, fresh, start_from, initial)()

@@ -13,6 +13,19 @@ class ResourceError(RuntimeError):
     """The cluster does not have what the configuration asks for."""
 
 
+def env_runners_that_fit(config: AlgorithmConfig, tasks: int) -> int:
+    """As many env runners as the Ray cluster has CPUs for beside the learner; not more than there are tasks."""
+    free = ray.cluster_resources().get("CPU", 0) - config.num_learners * _learner_cpus(config)
+    return max(0, min(tasks, int(free // max(config.num_cpus_per_env_runner, 1e-3))))
+
+
+def _learner_cpus(config: AlgorithmConfig) -> float:
+    cpus = config.num_cpus_per_learner
+    if cpus == "auto":
+        return 0 if config.num_gpus_per_learner else 1
+    return float(cpus)
+
+
 def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> None:
     """Compare what the run's actors ask for with what the cluster has.
 
@@ -22,12 +35,9 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
     Raises:
         ResourceError: saying what was asked for and what is there.
     """
-    learner_cpus = config.num_cpus_per_learner
-    if learner_cpus == "auto":
-        learner_cpus = 0 if config.num_gpus_per_learner else 1
     runners = config.num_env_runners if env_runners else 0
     asked = {
-        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * learner_cpus,
+        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * _learner_cpus(config),
         "GPU": runners * config.num_gpus_per_env_runner + config.num_learners * config.num_gpus_per_learner,
     }
     there, where = ray.cluster_resources(), "the Ray cluster"

@@ -36,7 +36,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_named(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     folder = os.getcwd()
     try:
@@ -53,6 +53,11 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster at {address!r}: {error}") from error
+
+
+def cluster_named(address: str | None) -> str | None:
+    """The cluster that the user named, here or by RAY_ADDRESS."""
+    return address or os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager

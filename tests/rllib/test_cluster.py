@@ -13,9 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from paths import ROOT
+
+from maml_rl import MAMLConfig
+from maml_rl.rllib.resources import env_runners_that_fit
+from maml_rl.tools.run_directory import RunDirectory
 
 BIN = Path(sys.executable).parent
 
@@ -65,6 +71,28 @@ def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
         head.wait(60)
 
 
+@pytest.mark.usefixtures("local_ray")  # of 6 CPUs
+@pytest.mark.parametrize(
+    ("settings", "tasks", "expected"),
+    [
+        ({}, 40, 6),
+        ({}, 4, 4),
+        ({"num_learners": 1}, 40, 5),
+        ({"num_learners": 1, "num_cpus_per_learner": 4}, 40, 2),
+        ({"num_learners": 1, "num_cpus_per_learner": 6}, 40, 0),
+        ({"num_cpus_per_env_runner": 2}, 40, 3),
+        ({"num_cpus_per_env_runner": 0.5}, 40, 12),
+    ],
+)
+def test_as_many_runners_as_the_cluster_has_room_for(
+    settings: dict[str, Any], tasks: int, expected: int
+) -> None:
+    config = MAMLConfig()
+    for name, value in settings.items():
+        setattr(config, name, value)
+    assert env_runners_that_fit(config, tasks) == expected
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
@@ -97,3 +125,4 @@ def test_submitted_job_trains(tmp_path: Path) -> None:
     assert "succeeded" in result.stdout, result.stdout + result.stderr
     assert "iteration 5/5" in result.stdout
     assert (run / "policy.safetensors").exists()
+    assert RunDirectory.open(run).description()["config"]["num_env_runners"] == 2  # the cluster's CPUs
