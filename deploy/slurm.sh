@@ -22,8 +22,8 @@ export OMP_NUM_THREADS=1
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 HEAD=${NODES[0]}
 CPUS=${SLURM_CPUS_PER_TASK:-1}
-on() {  # NODE COMMAND ...: a task on that node
-    srun --nodes 1 --ntasks 1 --nodelist "$1" --export ALL "${@:2}"
+on() {  # NODE COMMAND ...: a task on that node, always in a subshell, which becomes srun: a signal reaches it
+    exec srun --nodes 1 --ntasks 1 --nodelist "$1" --export ALL "${@:2}"
 }
 
 ADDRESS=$(on "$HEAD" hostname --ip-address | awk '{print $1}')

@@ -336,7 +336,7 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
                 metric=SCORE,
                 mode="max",
                 num_samples=search.samples,
-                scheduler=_scheduler(search),
+                scheduler=scheduler_of(search),
                 search_alg=_algorithm(search, place),
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial_name(next(numbers)),
@@ -366,7 +366,8 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
     return trials
 
 
-def _scheduler(search: Search) -> Any:
+def scheduler_of(search: Search) -> Any:
+    """Ray Tune's scheduler; None lets all trials run to the end."""
     iterations = search.plan.iterations
     if search.scheduler == "asha":
         grace = max(1, iterations // REDUCTION**2)
