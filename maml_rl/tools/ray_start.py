@@ -8,17 +8,28 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # not in its stub
+from ray._private import services
+from ray._raylet import (  # type: ignore[attr-defined]  # not in its stub
+    AuthenticationTokenLoader,
+    Config,
+    GcsClient,
+)
+from ray.exceptions import AuthenticationError
 
 from maml_rl.tools.run_directory import RunError
 from maml_rl.tools.user_folder import USER_FOLDER
+
+ANSWER_S = 8.0
+"""Seconds in which a cluster must answer."""
 
 
 def start_ray(address: str | None, num_cpus: int | None = None) -> None:
@@ -31,7 +42,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     ``USER_FOLDER`` names, after all others, as this one does.
 
     Raises:
-        RunError: no cluster answers at the address.
+        RunError: no cluster answers at the address, or not to us.
     """
     if ray.is_initialized():
         return
@@ -86,7 +97,55 @@ def _ask_for_a_token() -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself keeps trying for minutes."""
-    host, _, port = address.rpartition("://")[2].partition(":")
-    if port:
-        socket.create_connection((host, int(port)), timeout=10).close()
+    """Ray itself keeps trying for minutes, and does not say what is wrong.
+
+    Raises:
+        OSError, ValueError: saying it.
+    """
+    if address.startswith("ray://"):
+        raise ValueError(
+            "a Ray Client runs outside of the cluster, which RLlib's algorithms cannot; give the address HOST:PORT of "
+            "`ray start` on a machine of the cluster, or submit a job"
+        )
+    if address == "auto":
+        address = str(services.canonicalize_bootstrap_address("auto"))
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("it must be HOST:PORT, or auto")
+    socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            GcsClient(address=address)
+        except Exception as error:  # whatever is wrong
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    with _silent_stderr():  # of Ray's C++ part, which warns several times
+        thread.start()
+        thread.join(ANSWER_S)
+    if thread.is_alive():
+        raise ConnectionError(
+            f"what answers there is no Ray of this version, or is busy for more than {ANSWER_S:g} s"
+        )
+    if errors and isinstance(errors[0], AuthenticationError):
+        mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+        raise ConnectionError(
+            f"its token is another one, or missing here (RAY_AUTH_MODE is {mode!r}): set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token to what the cluster was started with"
+        )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing reaches the terminal, also not from code that is not Python's."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -41,8 +41,8 @@ def test_cluster_file_is_valid() -> None:
 
 
 @contextmanager
-def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """A Ray of its own with a job server: the environment of its users, and the server's address.
+def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str, int]]:
+    """A Ray of its own with a job server: the environment of its users, the server's address, Ray's own port.
 
     It is a process group of its own, and that alone is ended: other Rays of the machine go on.
     """
@@ -65,10 +65,51 @@ def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
         start_new_session=True,
     )
     try:
-        yield env, f"http://127.0.0.1:{dashboard}"
+        yield env, f"http://127.0.0.1:{dashboard}", port
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(60)
+
+
+def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path: Path) -> None:
+    def train(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        tiny = ("--iterations", "1", "--meta-batch-size", "2", "--horizon", "5", "--num-env-runners", "0")
+        return subprocess.run(
+            [sys.executable, "-m", "maml_rl", "train", "point-nav", *tiny, "--address", address],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="ray") as folder,
+        head_node(Path(folder)) as (env, _, port),
+        socket.create_server(("127.0.0.1", 0)) as silent,
+    ):
+        (empty,) = free_ports(1)
+        without = {k: v for k, v in env.items() if not k.startswith("RAY_AUTH")}
+        for _ in range(60):  # until it has started
+            right = train(f"127.0.0.1:{port}", **env)
+            if "Connection refused" not in right.stderr:
+                break
+            time.sleep(1)
+        assert right.returncode == 0, right.stderr
+        cases = {
+            "its token is another one": train(f"127.0.0.1:{port}", **{**env, "RAY_AUTH_TOKEN": "0" * 64}),
+            "missing here (RAY_AUTH_MODE is 'disabled')": train(f"127.0.0.1:{port}", **without),
+            "what answers there is no Ray": train(f"127.0.0.1:{silent.getsockname()[1]}", **env),
+            "Connection refused": train(f"127.0.0.1:{empty}", **env),
+            "a Ray Client runs outside": train(f"ray://127.0.0.1:{port}", **env),
+            "it must be HOST:PORT, or auto": train("nonsense", **env),
+        }
+    for message, result in cases.items():
+        assert message in result.stderr
+        assert result.returncode == 2, result.stderr
+        assert len([line for line in result.stderr.splitlines() if "logging.cc" not in line]) == 1, (
+            result.stderr
+        )
 
 
 @pytest.mark.usefixtures("local_ray")  # of 6 CPUs
@@ -115,7 +156,7 @@ def test_submitted_job_trains(tmp_path: Path) -> None:
         str(run),
     )
     # Ray's sockets must have short names.
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, head_node(Path(folder)) as (env, address):
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, head_node(Path(folder)) as (env, address, _):
         command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *job]
         for _ in range(30):  # until the job server answers
             result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
