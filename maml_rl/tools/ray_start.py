@@ -104,8 +104,8 @@ def _check_reachable(address: str) -> None:
     """
     if address.startswith("ray://"):
         raise ValueError(
-            "a Ray Client runs outside of the cluster, which RLlib's algorithms cannot; give the address HOST:PORT of "
-            "`ray start` on a machine of the cluster, or submit a job"
+            "a Ray Client runs outside of the cluster, which RLlib's algorithms cannot; give the address HOST:PORT "
+            "of `ray start` on a machine of the cluster, or submit a job"
         )
     if address == "auto":
         address = str(services.canonicalize_bootstrap_address("auto"))
@@ -126,9 +126,7 @@ def _check_reachable(address: str) -> None:
         thread.start()
         thread.join(ANSWER_S)
     if thread.is_alive():
-        raise ConnectionError(
-            f"what answers there is no Ray of this version, or is busy for more than {ANSWER_S:g} s"
-        )
+        raise ConnectionError(f"what answers there is no Ray, or is busy for more than {ANSWER_S:g} s")
     if errors and isinstance(errors[0], AuthenticationError):
         mode = os.environ.get("RAY_AUTH_MODE", "disabled")
         raise ConnectionError(
