@@ -26,8 +26,8 @@ import shutil
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -320,7 +320,6 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
     """
     place = output.place if isinstance(output.place, str) else output.place.absolute()
     watch, numbers = _Watch(place, search.space, show), itertools.count()
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's error is told once, by us
     config = search.plan.config
     trainable = tune.with_resources(
         tune.with_parameters(Trial, shared=_Shared(search, place)), MAML.default_resource_request(config)
@@ -350,13 +349,7 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
                 callbacks=[watch],
             ),
         )
-        # What Tune prints and logs of its own would say the same again.
-        os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            warnings.catch_warnings(action="ignore"),
-        ):
+        with _quiet_tune():
             tuner.fit()
         if isinstance(exchange, Path):
             shutil.rmtree(exchange, ignore_errors=True)
@@ -364,6 +357,27 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
     if trials and all(trial.error for trial in trials):
         raise RunFailedError(f"every trial failed; the first: {watch.trials[min(watch.trials)].error}")
     return trials
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """What Tune prints, logs and writes of its own would say the same again; afterwards it does as before."""
+    logger, variable = logging.getLogger("ray.tune"), "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"
+    level, value = logger.level, os.environ.get(variable)
+    logger.setLevel(logging.CRITICAL)
+    os.environ[variable] = "1"
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            yield
+    finally:
+        logger.setLevel(level)
+        del os.environ[variable]
+        if value is not None:
+            os.environ[variable] = value
 
 
 def scheduler_of(search: Search) -> Any:

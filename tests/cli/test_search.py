@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,6 +118,11 @@ def test_a_trial_that_was_broken_off_goes_on_from_its_checkpoint(found: Path, tm
     for name, value in checkpoint(tmp_path / "alone").items():
         np.testing.assert_array_equal(value, checkpoint(folder / "trial-00000")[name])
     assert [row["iteration"] for row in RunDirectory(folder / "trial-00000").progress()] == [1, 2, 3]
+
+
+def test_afterwards_ray_tune_is_as_it_was(found: Path) -> None:
+    assert "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS" not in os.environ
+    assert logging.getLogger("ray.tune").level < logging.CRITICAL
 
 
 def test_trials_that_fall_behind_are_stopped(tmp_path: Path) -> None:
