@@ -25,6 +25,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -57,6 +58,8 @@ SCORE = "score"
 """What is maximised: the return after adaptation, averaged over the last ten iterations."""
 ERROR = "error"
 """Why a trial failed, in its last result."""
+HANDOVER_S = 30.0
+"""Seconds that a trial waits for another process to let go of its run."""
 REDUCTION = 3
 """ASHA keeps one trial in three at each of its rungs."""
 ROUNDS = 5
@@ -201,7 +204,7 @@ class Trial(tune.Trainable):
         description = describe(self._config, plan.preset, plan.method, plan.iterations, plan.checkpoint_every)
         self._run, fresh = _opened(place, description)
         self._stack.enter_context(self._run.stored())
-        self._stack.enter_context(self._run.writing())
+        self._wait_for_the_right_to_write()
         self._recorder = Recorder(self._config, self._run, plan.preset, plan.method, plan.checkpoint_every)
         self._stack.callback(self._recorder.close)
         self._checkpoint = None if fresh else _checkpoint_of(self._run)
@@ -212,6 +215,18 @@ class Trial(tune.Trainable):
         elif not fresh:
             _check_description(self._run, description)
         self._replay()
+
+    def _wait_for_the_right_to_write(self) -> None:
+        """A process that has just been told to pause this trial may still be writing."""
+        give_up = time.monotonic() + HANDOVER_S
+        while True:
+            try:
+                self._stack.enter_context(self._run.writing())
+                return
+            except RunError:
+                if time.monotonic() > give_up:
+                    raise
+            time.sleep(0.2)
 
     @property
     def _exchanges(self) -> bool:
@@ -337,7 +352,8 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
                 num_samples=search.samples,
                 scheduler=scheduler_of(search),
                 search_alg=_algorithm(search, place),
-                reuse_actors=True,
+                # A paused trial's actor would keep its run, which goes on in another.
+                reuse_actors=search.scheduler != "pbt",
                 trial_name_creator=lambda trial: trial_name(next(numbers)),
             ),
             run_config=tune.RunConfig(
