@@ -44,7 +44,7 @@ from maml_rl.experiments.training import RecentReturns, Recorder, describe
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.maml import MAML
-from maml_rl.tools.checks import COUNT, checked, plain
+from maml_rl.tools.checks import COUNT, checked, one_of, plain
 from maml_rl.tools.command_line import one_line
 from maml_rl.tools.files import write_atomically
 from maml_rl.tools.run_directory import CHECKPOINT, RunDirectory, RunError, RunFailedError
@@ -72,7 +72,6 @@ class Search:
 
     Attributes:
         plan: the run that every trial is but for the searched fields.
-        iterations: of a trial that is not stopped early.
     """
 
     plan: Plan
@@ -88,12 +87,8 @@ class Search:
             ValueError: naming the field, its value and what is allowed.
         """
         checked("samples", self.samples, COUNT)
-        for name, value, allowed in (
-            ("scheduler", self.scheduler, get_args(Scheduler)),
-            ("algorithm", self.algorithm, get_args(Algorithm)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; it must be one of: {', '.join(allowed)}")
+        checked("scheduler", self.scheduler, one_of(get_args(Scheduler)))
+        checked("algorithm", self.algorithm, one_of(get_args(Algorithm)))
         if self.scheduler == "pbt" and self.algorithm != "random":
             raise ValueError(f"algorithm is {self.algorithm!r}, but pbt chooses configurations itself")
         if self.algorithm == "optuna":
