@@ -41,7 +41,7 @@ from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner import NonFiniteError, NumpyParams
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
 from maml_rl.rllib.metrics import LIFETIME_STEPS, Trials, log_update
-from maml_rl.rllib.resources import ResourceError, check_resources, fits
+from maml_rl.rllib.resources import ResourceError, a_long_start_is_explained, check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.rllib.sizes import check_sizes
 from maml_rl.tools.ray_start import start_ray
@@ -129,7 +129,8 @@ class MAML(Algorithm):
         self._advice = Advice()
         self._expert = expert
         try:
-            super().setup(config)
+            with a_long_start_is_explained(self.config):
+                super().setup(config)
         except IndexError:  # RLlib asks the first runner, and there is none
             raise RuntimeError(reason_of_no_runner(self.config)) from None
         self._runners = RunnerPool(self.env_runner_group)

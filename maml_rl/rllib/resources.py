@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import ray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import PlacementGroupFactory
+
+logger = logging.getLogger("maml_rl")
+
+PATIENCE_S = 10.0
+"""Seconds after which a start that still waits says so."""
 
 
 class ResourceError(RuntimeError):
@@ -36,10 +44,7 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
         ResourceError: saying what was asked for and what is there.
     """
     runners = config.num_env_runners if env_runners else 0
-    asked = {
-        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * _learner_cpus(config),
-        "GPU": runners * config.num_gpus_per_env_runner + config.num_learners * config.num_gpus_per_learner,
-    }
+    asked = _asked(config, runners)
     there, where = ray.cluster_resources(), "the Ray cluster"
     for name, amount in asked.items():
         if amount > there.get(name, 0):
@@ -52,6 +57,38 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
         for name, amount in asked.items():
             if amount > there[name]:
                 raise _too_little(config, runners, name, amount, "its placement group", there)
+
+
+def _asked(config: AlgorithmConfig, runners: int) -> dict[str, float]:
+    return {
+        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * _learner_cpus(config),
+        "GPU": runners * config.num_gpus_per_env_runner + config.num_learners * config.num_gpus_per_learner,
+    }
+
+
+@contextmanager
+def a_long_start_is_explained(config: AlgorithmConfig) -> Iterator[None]:
+    """Warn once if the block takes longer than ``PATIENCE_S``: Ray waits in silence for CPUs that others hold."""
+
+    def explain() -> None:
+        asked = _asked(config, config.num_env_runners)
+        there, free = ray.cluster_resources(), ray.available_resources()
+        logger.warning(
+            "still starting after %g s: of the Ray cluster's %s are free at the moment, and the run asks for %s; "
+            "where others hold them it waits until they let go",
+            PATIENCE_S,
+            " and ".join(f"{there.get(n, 0):g} {n}s {free.get(n, 0):g}" for n in asked if asked[n]),
+            " and ".join(f"{amount:g} {name}s" for name, amount in asked.items() if amount),
+        )
+
+    timer = threading.Timer(PATIENCE_S, explain)
+    timer.daemon = True
+    if any(_asked(config, config.num_env_runners).values()):
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _too_little(

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from paths import ROOT
+from tiny_runs import tiny_config
 
 from maml_rl import MAMLConfig
+from maml_rl.rllib import resources
 from maml_rl.rllib.resources import env_runners_that_fit
 from maml_rl.tools.run_directory import RunDirectory
 
@@ -112,17 +116,17 @@ def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.usefixtures("local_ray")  # of 6 CPUs
+@pytest.mark.usefixtures("local_ray")  # of 12 CPUs
 @pytest.mark.parametrize(
     ("settings", "tasks", "expected"),
     [
-        ({}, 40, 6),
+        ({}, 40, 12),
         ({}, 4, 4),
-        ({"num_learners": 1}, 40, 5),
-        ({"num_learners": 1, "num_cpus_per_learner": 4}, 40, 2),
-        ({"num_learners": 1, "num_cpus_per_learner": 6}, 40, 0),
-        ({"num_cpus_per_env_runner": 2}, 40, 3),
-        ({"num_cpus_per_env_runner": 0.5}, 40, 12),
+        ({"num_learners": 1}, 40, 11),
+        ({"num_learners": 1, "num_cpus_per_learner": 4}, 40, 8),
+        ({"num_learners": 1, "num_cpus_per_learner": 12}, 40, 0),
+        ({"num_cpus_per_env_runner": 2}, 40, 6),
+        ({"num_cpus_per_env_runner": 0.5}, 40, 24),
     ],
 )
 def test_as_many_runners_as_the_cluster_has_room_for(
@@ -167,3 +171,23 @@ def test_submitted_job_trains(tmp_path: Path) -> None:
     assert "iteration 5/5" in result.stdout
     assert (run / "policy.safetensors").exists()
     assert RunDirectory.open(run).description()["config"]["num_env_runners"] == 2  # the cluster's CPUs
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_start_that_waits_for_others_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Holder:  # here: processes of Ray's cannot import this file
+        def ready(self) -> bool:
+            return True
+
+    monkeypatch.setattr(resources, "PATIENCE_S", 1.0)
+    other = ray.remote(num_cpus=12)(Holder).remote()
+    ray.get(other.ready.remote())
+    leave = threading.Timer(4.0, ray.kill, [other])
+    leave.start()
+    algo = tiny_config().env_runners(num_env_runners=2).build_algo()
+    algo.stop()
+    (said,) = [record.message for record in caplog.records if "still starting" in record.message]
+    assert "of the Ray cluster's 12 CPUs 0 are free" in said
+    assert "the run asks for 2 CPUs" in said
