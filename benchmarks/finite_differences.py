@@ -12,10 +12,10 @@ import torch
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
+from maml_rl.learning.adaptation import inner_loss
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params, adapt, stack_params
-from maml_rl.learning.meta_update import inner_loss
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy import Blocks, Scratch, to_blocks
 

@@ -24,8 +24,9 @@ from maml_rl import MAML
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import point_nav
+from maml_rl.learning.adaptation import adapt_in_chunks
 from maml_rl.learning.batch import Samples, make_samples
-from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_in_chunks, meta_update
+from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy import Params
 from maml_rl.tools.ray_start import start_ray

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -57,7 +57,8 @@ def search(
     env: str | None = None,
     checkpoint_every: int | None = None,
     num_env_runners: int = 0,
-    gpus: Literal[0, 1] | None = None,
+    num_learners: int | None = None,
+    gpus: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
     fields: Any,
@@ -85,7 +86,9 @@ def search(
         env: with --resume, the environment where it is not the package's own: files do not choose what is imported.
         checkpoint_every: iterations between checkpoints; 10 unless given.
         num_env_runners: rollout worker processes of each trial; 0 collects in the trial's own process.
-        gpus: 1 runs the learner of each trial as an actor on a GPU.
+        num_learners: learner actors of each trial among which the tasks are shared out; 0, the default, learns in
+            the trial's own process.
+        gpus: this many learners of each trial, each an actor with a GPU of its own.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
         json: print the trials as JSON.
     """
@@ -126,7 +129,7 @@ def search(
                 )
         wanted = _stored(folder, env, changes.get("module"))
         plan = wanted.plan
-    place_learner(plan.config, num_env_runners, gpus)
+    place_learner(plan.config, num_env_runners, num_learners, gpus)
     wanted.check()
     start_ray(address)
     check_resources(plan.config)

@@ -9,7 +9,7 @@ import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
@@ -77,7 +77,8 @@ def train(
     start_from: str | None = None,
     checkpoint_every: int | None = None,
     num_env_runners: int | None = None,
-    gpus: Literal[0, 1] | None = None,
+    num_learners: int | None = None,
+    gpus: int | None = None,
     address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
     fields: Any,
@@ -102,7 +103,9 @@ def train(
         checkpoint_every: iterations between checkpoints; 10 unless given.
         num_env_runners: rollout worker processes; 0 collects in this process. By default one per core of the
             machine, at most 8; on a cluster one per CPU, at most one per task.
-        gpus: 1 runs the learner as an actor on a GPU.
+        num_learners: learner actors among which the tasks are shared out; 0, the default, learns in the
+            present process.
+        gpus: this many learners, each an actor with a GPU of its own.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
         json: print the last iteration's metrics as JSON.
     """
@@ -119,7 +122,7 @@ def train(
         plan.checkpoint_every = checkpoint_every
     if num_env_runners is None and resume is None:
         num_env_runners = _default_env_runners()
-    place_learner(plan.config, num_env_runners, gpus)
+    place_learner(plan.config, num_env_runners, num_learners, gpus)
     # What is wrong with configuration, environment, expert or policy is said here, before anything starts.
     family = plan.check()
     initial = None if start_from is None else initial_policy(plan.config, family, start_from)
@@ -198,12 +201,20 @@ def _literal(text: str) -> Any:
         return text
 
 
-def place_learner(config: MAMLConfig, num_env_runners: int | None, gpus: int | None) -> None:
+def place_learner(
+    config: MAMLConfig, num_env_runners: int | None, num_learners: int | None, gpus: int | None
+) -> None:
     """Where it is computed; the result does not depend on it."""
     if num_env_runners is not None:
         config.num_env_runners = num_env_runners
+    if num_learners is not None and gpus:
+        raise ValueError(
+            f"num_learners is {num_learners} and gpus is {gpus}: each of the two is a number of learners"
+        )
+    if num_learners is not None:
+        config.learners(num_learners=num_learners)
     if gpus is not None:
-        config.learners(num_learners=gpus, num_gpus_per_learner=gpus)
+        config.learners(num_learners=gpus, num_gpus_per_learner=min(1, gpus))
 
 
 def _default_env_runners() -> int:

@@ -14,9 +14,9 @@ import torch
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.episode_info import Measures
 from maml_rl.envs.rollout import Phase, rollout, stream
+from maml_rl.learning.adaptation import inner_loss
 from maml_rl.learning.batch import make_samples
 from maml_rl.learning.meta_learner import InnerLR, Params, adapt, stack_params
-from maml_rl.learning.meta_update import inner_loss
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.meta_params import split_meta_params
 from maml_rl.policies.normalizer import Normalizer

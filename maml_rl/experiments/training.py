@@ -19,7 +19,7 @@ from maml_rl.experiments.run import Run
 from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
 from maml_rl.rllib.config import MAMLConfig
-from maml_rl.rllib.learner import NumpyParams
+from maml_rl.rllib.learner_share import NumpyParams
 from maml_rl.rllib.maml import MAML, TrainingState
 from maml_rl.rllib.policy_builder import module_name
 from maml_rl.rllib.rules import TRAINING_FIELDS

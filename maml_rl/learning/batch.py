@@ -64,13 +64,13 @@ class Samples(NamedTuple):
 
 
 def to_tensors(
-    trajectories: Sequence[Trajectories], device: torch.device | str = "cpu"
+    trajectories: Sequence[Trajectories], device: torch.device | str = "cpu", horizon: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Observations, actions, rewards and the mask of valid steps, ``[tasks, episodes, horizon, ...]`` each.
 
-    The horizon is that of the longest episode.
+    The horizon is that of the longest episode, unless one is given.
     """
-    arrays = padded(trajectories)
+    arrays = padded(trajectories, horizon)
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack(arrays[name])).to(device)
@@ -80,7 +80,7 @@ def to_tensors(
 
 
 def shuffled(
-    count: int, parts: int, generator: torch.Generator, device: torch.device | str
+    count: int, parts: int, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
     """The numbers below ``count`` in random order, in ``parts`` parts (no more than numbers) of equal size."""
     return torch.randperm(count, generator=generator).to(device).tensor_split(min(count, parts))
@@ -95,6 +95,7 @@ def make_samples(
     baseline_ridge: float = 1e-5,
     reward_scale: float = 1.0,
     device: torch.device | str = "cpu",
+    horizon: int | None = None,
 ) -> Samples:
     """Advantages of each task's episodes, standardised per task, as samples.
 
@@ -105,8 +106,10 @@ def make_samples(
     Args:
         reward_scale: what rewards are divided by.
         policy: which it is for: whether episodes are to stay whole, and where pictures lie.
+        horizon: of the longest episode of all tasks, where these are some of them: sums over a task's steps have
+            the same order then.
     """
-    observations, actions, rewards, mask = to_tensors(trajectories, device)
+    observations, actions, rewards, mask = to_tensors(trajectories, device, horizon)
     rewards = rewards / reward_scale
     returns = discounted_returns(rewards, gamma)
     numbers = None if policy is None else policy.numbers

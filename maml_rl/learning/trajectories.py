@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,9 +66,26 @@ class Trajectories:
         return None
 
 
-def padded(trajectories: Sequence[Trajectories]) -> dict[str, list[np.ndarray]]:
-    """The arrays of several tasks by name, all as long as the longest episode of all."""
-    longest = max(t.rewards.shape[1] for t in trajectories)
+class Extent(NamedTuple):
+    """How large the data of several tasks are: steps of the longest episode, and of the task that has most."""
+
+    longest: int
+    most: int
+
+    @staticmethod
+    def of(trajectories: Sequence[Trajectories]) -> Extent:
+        """Of tasks by themselves."""
+        return Extent(max(t.rewards.shape[1] for t in trajectories), max(t.env_steps for t in trajectories))
+
+    @staticmethod
+    def around(parts: Sequence[Extent]) -> Extent:
+        """Of all tasks, from those of some."""
+        return Extent(max(part.longest for part in parts), max(part.most for part in parts))
+
+
+def padded(trajectories: Sequence[Trajectories], horizon: int | None = None) -> dict[str, list[np.ndarray]]:
+    """The arrays of several tasks by name, as long as ``horizon`` or the longest episode of all."""
+    longest = horizon or max(t.rewards.shape[1] for t in trajectories)
     arrays = {field.name: [getattr(t, field.name) for t in trajectories] for field in fields(Trajectories)}
     return {name: [x if name == "lengths" else _pad(x, longest) for x in arrays[name]] for name in arrays}
 

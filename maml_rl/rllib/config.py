@@ -29,6 +29,8 @@ from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 if TYPE_CHECKING:
     from ray.rllib.core.learner.learner import Learner
 
+    from maml_rl.rllib.learner_team import LearnerTeam
+
 
 class MAMLConfig(AlgorithmConfig):
     """Configuration of MAML with a TRPO meta-update (Finn et al. 2017, Algorithm 3).
@@ -271,8 +273,6 @@ class MAMLConfig(AlgorithmConfig):
         if not isinstance(self.env_config, dict):
             raise ValueError(f"env_config is {self.env_config!r}; it must be a dictionary")
         reject_contradictions(self, MAMLConfig())
-        if self.num_learners > 1:
-            raise ValueError(f"num_learners is {self.num_learners}; it must be 0 (local) or 1 (an actor)")
         if self.is_multi_agent:
             raise ValueError("policies: multi-agent settings were given; MAML trains a single agent")
         for name, value, base in (
@@ -373,6 +373,20 @@ class MAMLConfig(AlgorithmConfig):
     def has_critic(self) -> bool:
         """Whether a critic is learned: by PPO where one policy acts in all tasks alike."""
         return self.outer_update == "ppo" and self.inner_steps == 0 and not self.learns_trials
+
+    def build_learner_group(
+        self,
+        *,
+        env: Any = None,
+        spaces: Any = None,
+        rl_module_spec: Any = None,
+        placement_group: Any = None,
+    ) -> LearnerTeam:
+        """As RLlib's, of learners that need no process group of torch's."""
+        from maml_rl.rllib.learner_team import LearnerTeam
+
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return LearnerTeam(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def get_default_learner_class(self) -> type[Learner]:
         from maml_rl.rllib.learner import MAMLLearner

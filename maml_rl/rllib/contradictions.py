@@ -24,6 +24,17 @@ def reject_contradictions(config: Any, default: Any) -> None:
             raise ValueError(
                 f"{name} is {getattr(config, name)!r}, but inner_steps is 0: there is no inner step"
             )
+    if config.num_learners > 1:
+        if config.inner_steps == 0:
+            raise ValueError(
+                f"num_learners is {config.num_learners}, but inner_steps is 0: one policy for all tasks has one "
+                "batch, and only adaptation to tasks is shared out"
+            )
+        if config.num_learners > config.meta_batch_size:
+            raise ValueError(
+                f"num_learners is {config.num_learners}, but meta_batch_size is {config.meta_batch_size}: "
+                "a learner would have no task"
+            )
     if TRIAL_EPISODES in config.env_config:
         checked(TRIAL_EPISODES, config.env_config[TRIAL_EPISODES], COUNT)
         if config.inner_steps or (config.recurrent is None and config.module is None):

@@ -7,12 +7,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from maml_rl.learning.task_tree import share_out
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.env_runner import RolloutSummary, TaskBlock
@@ -21,8 +22,14 @@ from maml_rl.tools.time_limit import time_limit
 
 logger = logging.getLogger("maml_rl")
 
-Block: TypeAlias = ray.ObjectRef | list[Trajectories]
-"""Trajectories of consecutive tasks: a reference into the object store, or the list itself if local."""
+
+class Block(NamedTuple):
+    """Trajectories of consecutive tasks: a reference into the object store, or the list itself."""
+
+    tasks: range
+    trajectories: ray.ObjectRef | list[Trajectories]
+
+
 Collected: TypeAlias = tuple[RolloutSummary, ray.ObjectRef]
 
 BLOCKS_PER_RUNNER = 4
@@ -41,26 +48,35 @@ def collect(
     phase: tuple[int, ...],
     timeout_s: float,
     normalizer: Normalizer | None = None,
+    learners: int = 1,
 ) -> tuple[list[RolloutSummary], list[Block]]:
     """Roll out all tasks on the runners; summaries and trajectory blocks in task order.
 
     The result does not depend on the number of runners or on which of them ran what. A block lost with its
     runner is run again on another one.
 
+    Args:
+        learners: a block is one learner's alone.
+
     Raises:
         RuntimeError: every runner died and none came back.
         TimeoutError: no runner finished a block within ``timeout_s``.
         Exception: whatever the environment raised, as it is.
     """
+    shares = [share.own for share in share_out(len(tasks), learners)]
     if len(pool) == 0:
         with time_limit(timeout_s, _no_end(timeout_s, range(len(tasks)))):
             summary, trajectories = pool.local.sample(TaskBlock(0, tasks, seed, phase, normalizer), params)
-        return [summary], [trajectories]
+        if learners <= 1:
+            return [summary], [Block(range(len(tasks)), trajectories)]
+        return [summary], [Block(own, ray.put(trajectories[own.start : own.stop])) for own in shares]
 
     size = -(-len(tasks) // (BLOCKS_PER_RUNNER * len(pool)))
-    blocks = [TaskBlock(i, tasks[i : i + size], seed, phase, normalizer) for i in range(0, len(tasks), size)]
+    parts = [own[i : i + size] for own in shares for i in range(0, len(own), size)]
+    blocks = [TaskBlock(p.start, tasks[p.start : p.stop], seed, phase, normalizer) for p in parts]
     done = _Dispatch(pool, blocks, ray.put(params), timeout_s)()
-    return [summary for summary, _ in done], [block for _, block in done]
+    results = [Block(part, trajectories) for part, (_, trajectories) in zip(parts, done, strict=True)]
+    return [summary for summary, _ in done], results
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from maml_rl.envs.episode_info import Measures
 from maml_rl.envs.rollout import SeenObservations, rollout, stream
-from maml_rl.learning.trajectories import Trajectories
+from maml_rl.learning.trajectories import Extent, Trajectories
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
 from maml_rl.rllib.env_registry import make_env
@@ -50,6 +50,7 @@ class RolloutSummary:
     """Likewise means of the numbers in ``info``; empty for environments that tell none."""
     seen: list[Normalizer]
     """Moments of observations and returns of each task, where they are normalised."""
+    extent: Extent
     observation_square: float
     """Sum over steps of the mean square of an observation's components."""
     seconds: float
@@ -150,6 +151,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
             diverged_episodes=self.env.diverged_episodes - diverged,
             infos=infos,
             seen=seen,
+            extent=Extent.of(trajectories),
             observation_square=sum(t.observation_square for t in trajectories),
             seconds=time.perf_counter() - started,
             metrics=self.metrics.reduce(),

@@ -1,56 +1,58 @@
-"""The learner actor: adapted policies and the meta-update, on whatever device RLlib gave it."""
+"""The learner actor: adapted policies and the meta-update, on whatever device RLlib gave it.
+
+The first of several learners leads: it has PPO's and the critic's state, takes the steps, and asks the others, each
+of which holds the trajectories of its own tasks alone, for sums over them: one vector of parameters a question.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModule
 
 from maml_rl.envs.rollout import Phase, stream
-from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.critic import Critic
 from maml_rl.learning.guidance import Expert
-from maml_rl.learning.losses import OuterLoss, clipped_surrogate_and_kl, surrogate_and_kl
-from maml_rl.learning.meta_update import adapt_in_chunks, meta_update
+from maml_rl.learning.meta_update import MetaObjective, trpo
 from maml_rl.learning.ppo import PPO
-from maml_rl.learning.trajectories import Trajectories, pool
-from maml_rl.learning.trpo import StepResult
+from maml_rl.learning.task_tree import Share, Sums, share_out
+from maml_rl.learning.trajectories import Extent
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Params
 from maml_rl.policies.policy_file import STATE
 from maml_rl.rllib.dispatch import Block
+from maml_rl.rllib.learner_calls import wait_for
+from maml_rl.rllib.learner_share import LearnerShare, NonFiniteError, NumpyParams, to_numpy
 from maml_rl.rllib.rl_module import PolicyModule
 from maml_rl.tools.threads import threads_over_chunks
 
 MODULE = "default_policy"
-NumpyParams = dict[str, np.ndarray]
 _STATISTICS = "normalizer"
 
 
 class MAMLLearner(TorchLearner):
     """RLlib learner whose update is one trust-region step on the meta-objective, or PPO's steps.
 
-    ``adapt`` receives the trajectories of one inner step and keeps its samples; ``meta_update`` receives the
-    post-adaptation trajectories and uses them all.
+    ``adapt`` receives the trajectories of one inner step, whose samples stay in ``LearnerShare``; ``meta_update``
+    receives the post-adaptation trajectories and uses them all.
     """
 
     def build(self) -> None:
         super().build()
         self._rl_module.set_meta_params(self._rl_module.spec.init_params(self._torch_seed(Phase.INIT)))
-        self._pre: list[Samples] = []
-        self._expert: Expert | None = None
+        self._others: list[Any] = []
+        self._share = LearnerShare(self.config, self._rl_module, self.device)
         self._ppo: PPO | None = None
         self._critic: Critic | None = None
         if self.config.outer_update == "ppo":
             module = self._rl_module
-            self._ppo = PPO(module.spec, module.meta_params(), self.config.ppo_settings())
+            self._ppo = PPO(module.meta_params(), self.config.ppo_settings())
             if self.config.has_critic:
                 self._critic = Critic(
                     module.spec,
@@ -60,6 +62,13 @@ class MAMLLearner(TorchLearner):
                     seed=self._torch_seed(Phase.CRITIC),
                     device=self.device,
                 )
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Nothing: learners exchange sums over tasks, and torch has no gradients to average."""
+
+    def lead(self, others: Sequence[Any]) -> None:
+        """Share out the tasks among this learner and ``others``, actors that know what this one tells them."""
+        self._others = list(others)
 
     def _torch_seed(self, *key: int) -> int:
         """What a generator of torch's is seeded with, from the stream ``key``."""
@@ -126,7 +135,7 @@ class MAMLLearner(TorchLearner):
         """The meta-parameters theta (and learned step sizes, running statistics), as numpy arrays."""
         normalizer = self._rl_module.normalizer
         statistics = {} if normalizer is None else normalizer.as_arrays()
-        return _to_numpy(self._rl_module.meta_params()) | statistics
+        return to_numpy(self._rl_module.meta_params()) | statistics
 
     def see(self, others: Sequence[Normalizer]) -> None:
         """Merge what was seen of observations and returns, in order."""
@@ -141,40 +150,47 @@ class MAMLLearner(TorchLearner):
     def _set_theta(self, params: Params) -> None:
         self._rl_module.set_meta_params(params)
         self._weights_seq_no += 1
+        for other in self._others:  # in order with later questions
+            other.set_meta_params.remote(self.meta_params())
 
     def set_expert(self, expert: Expert) -> None:
         """From now on the outer loss is imitation of ``expert``."""
-        self._expert = expert.to(self.device)
+        self._share.expert = expert.to(self.device)
+        wait_for([other.set_expert.remote(expert) for other in self._others])()
 
-    def adapt(self, blocks: Sequence[Block], inner_step: int) -> tuple[NumpyParams, float]:
+    # --- lines 6-7
+
+    def adapt(self, blocks: Sequence[Block], extent: Extent, inner_step: int) -> tuple[NumpyParams, float]:
         """Lines 6-7: every task's parameters after the inner steps so far.
 
         Args:
             blocks: trajectories (or references) of all tasks, drawn after ``inner_step`` inner steps.
+            extent: their size.
 
         Returns:
             The adapted parameters stacked over tasks, and the seconds it took.
 
         Raises:
             NonFiniteError: a trajectory is not finite, or its policy has diverged; the message names the task.
+            LearnerLostError: another learner died.
         """
         started = time.perf_counter()
-        samples = self._samples(blocks)
-        self._pre = [*self._pre[:inner_step], samples]
-        with threads_over_chunks() as parallel_map:
-            adapted = adapt_in_chunks(
-                self._rl_module.spec,
-                self._rl_module.meta_params(),
-                self._pre,
-                self.config.inner_lr,
-                parallel_map,
-            )
-        _check_finite("adapted parameters", adapted)
-        return _to_numpy(adapted), time.perf_counter() - started
+        own, *others = self._shared_out(blocks)
+        answers = self._start("adapt", [(*share, extent, inner_step) for share in others])
+        parts = [self._share.adapt(*own, extent, inner_step), *answers()]
+        adapted = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return adapted, time.perf_counter() - started
+
+    def _shared_out(self, blocks: Sequence[Block]) -> list[tuple[Share, list[Block]]]:
+        shares = share_out(blocks[-1].tasks.stop, 1 + len(self._others))
+        return [(share, [block for block in blocks if block.tasks.start in share.own]) for share in shares]
+
+    # --- line 10
 
     def meta_update(
         self,
         blocks: Sequence[Block],
+        extent: Extent,
         iteration: int,
         task_features: np.ndarray | None = None,
         seen: Sequence[Normalizer] = (),
@@ -187,34 +203,37 @@ class MAMLLearner(TorchLearner):
             seen: what this iteration adds to the normalizer, for the next one.
 
         Raises:
-            NonFiniteError: as in ``adapt``, or the update is not finite. Nothing has changed then.
+            NonFiniteError, LearnerLostError: as in ``adapt``, or the update is not finite. Nothing has changed.
         """
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(self._torch_seed(Phase.MINIBATCHES, iteration))
         # Copies: a refused update must leave no trace.
         critic, ppo = copy.deepcopy(self._critic), copy.deepcopy(self._ppo)
         metrics = {}
-        if critic is not None:
-            (trajectories,) = self._trajectories(blocks)
-            post, metrics["explained_variance"] = critic.judge(trajectories, generator, self._reward_scale)
-        else:
-            post = self._samples(blocks)
-        outer_loss: OuterLoss = surrogate_and_kl
-        if self._expert is not None:
-            assert task_features is not None, "the expert has to be told the tasks"
-            post = self._expert.show(post, task_features, self._rl_module.normalizer)
-            outer_loss = self._expert.outer_loss
-        elif ppo is not None:
-            outer_loss = clipped_surrogate_and_kl(self.config.clip_param, self.config.entropy_coeff)
-        params, step = (
-            self._trpo(post, outer_loss)
-            if ppo is None
-            else ppo.update(self._rl_module.meta_params(), self._pre, post, outer_loss, generator)
-        )
+        own, *others = self._shared_out(blocks)
+        answers = self._start("prepare", [(*share, extent, task_features) for share in others])
+        with threads_over_chunks() as parallel_map:
+            if critic is not None:
+                (trajectories,) = self._share.trajectories(own[1])
+                scale = self._share.reward_scale
+                post, metrics["explained_variance"] = critic.judge(trajectories, generator, scale)
+                self._share.prepare_samples(own[0], post, extent, task_features, parallel_map)
+            else:
+                self._share.prepare(*own, extent, task_features, parallel_map)
+            answers()
+            objective = MetaObjective(self._share.sums, self._ask_others)
+            step = (
+                trpo(objective, self.config.meta_update_settings())
+                if ppo is None
+                else ppo.update(objective, generator)
+            )
         if not np.isfinite(step.gradient_norm):
             raise NonFiniteError("the meta-gradient is not finite")
+        self._share.release()
+        self._start("release", [() for _ in self._others])
         self._critic, self._ppo = critic, ppo
-        self._set_theta(params)
+        if step.accepted:
+            self._set_theta(objective.meta_params(step.params))
         if seen:
             self.see(seen)
         return {
@@ -228,60 +247,16 @@ class MAMLLearner(TorchLearner):
             "meta_update": time.perf_counter() - started,
         }
 
-    def _trpo(self, post: Samples, outer_loss: OuterLoss) -> tuple[Params, StepResult]:
-        with threads_over_chunks() as parallel_map:
-            return meta_update(
-                self._rl_module.spec,
-                self._rl_module.meta_params(),
-                self._pre,
-                post,
-                self.config.meta_update_settings(),
-                parallel_map,
-                outer_loss,
-            )
+    def on_share(self, method: str, *arguments: Any) -> Any:
+        """What the leader asks of this learner's own tasks."""
+        return getattr(self._share, method)(*arguments)
 
-    def _trajectories(self, blocks: Sequence[Block]) -> list[Trajectories]:
-        """Of every task; those of all tasks as one if there is one policy for all."""
-        trajectories: list[Trajectories] = []
-        for block in blocks:
-            trajectories += ray.get(block) if isinstance(block, ray.ObjectRef) else block
-        for task, task_trajectories in enumerate(trajectories):
-            if fault := task_trajectories.fault():
-                raise NonFiniteError(f"task {task}: {fault}")
-        if self.config.inner_steps == 0 and not self.config.learns_trials:
-            trajectories = [pool(trajectories)]  # one policy for all tasks: one baseline, one standardisation
-        return trajectories
+    def _ask_others(self, method: str, *arguments: Any) -> Callable[[], Sequence[Sums]]:
+        arrays = [x.cpu().numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
+        answers = self._start("answer", [(method, *arrays) for _ in self._others])
+        return lambda: [{node: torch.from_numpy(x) for node, x in sums.items()} for sums in answers()]
 
-    def _samples(self, blocks: Sequence[Block]) -> Samples:
-        samples = make_samples(
-            self._trajectories(blocks),
-            self._rl_module.spec,
-            gamma=self.config.gamma,
-            gae_lambda=self.config.gae_lambda,
-            baseline_ridge=self.config.baseline_ridge,
-            reward_scale=self._reward_scale,
-            device=self.device,
-        )
-        # A baseline for each task, but one policy for the episodes of all.
-        return samples.merged() if self.config.learns_trials else samples
-
-    @property
-    def _reward_scale(self) -> float:
-        normalizer = self._rl_module.normalizer
-        return 1.0 if normalizer is None else normalizer.reward_scale
-
-
-class NonFiniteError(ArithmeticError):
-    """Data or a gradient is not finite: the update is refused."""
-
-
-def _check_finite(what: str, params: Params) -> None:
-    for name, value in params.items():
-        bad = ~torch.isfinite(value.flatten(1)).all(-1)
-        if bad.any():
-            raise NonFiniteError(f"{what} of task {int(bad.nonzero()[0])} are not finite ({name})")
-
-
-def _to_numpy(params: Params) -> NumpyParams:
-    # A copy: on the CPU the array would change with the next update.
-    return {name: value.detach().cpu().numpy().copy() for name, value in params.items()}
+    def _start(self, method: str, of_each: Sequence[tuple[Any, ...]]) -> Callable[[], list[Any]]:
+        """Have the other learners, or the first of them, call a method of their share; gives their results."""
+        calls = zip(self._others, of_each, strict=False)
+        return wait_for([other.on_share.remote(method, *arguments) for other, arguments in calls])

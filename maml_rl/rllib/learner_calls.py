@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError, RayTaskError
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
@@ -28,13 +31,13 @@ class _Raised:
 
 
 def call_learner(group: LearnerGroup, method: str, **kwargs: Any) -> Any:
-    """The result of a method of the only learner of ``group``.
+    """The result of a method of the first learner of ``group``, which leads the others.
 
     Raises:
         LearnerLostError: the actor died, before the call or in it.
         Exception: what the method raised, as it is.
     """
-    results = list(group.foreach_learner(partial(_call, method=method), **kwargs))
+    results = list(group.foreach_learner(partial(_call, method=method), remote_actor_ids=[0], **kwargs))
     if not results:
         raise LearnerLostError("the learner's actor is out of service")
     if not results[0].ok:
@@ -45,6 +48,20 @@ def call_learner(group: LearnerGroup, method: str, **kwargs: Any) -> Any:
     if isinstance(value, _Raised):
         raise value.error
     return value
+
+
+def wait_for(pending: Sequence[ray.ObjectRef]) -> Callable[[], list[Any]]:
+    """Gives, once they are there, the results of methods of other learners' actors; errors as ``call_learner``."""
+
+    def results() -> list[Any]:
+        try:
+            return list(ray.get(list(pending)))
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError as error:
+            raise LearnerLostError(f"a learner's actor is gone ({type(error).__name__})") from error
+
+    return results
 
 
 def _call(learner: Learner, *, method: str, **kwargs: Any) -> Any:

@@ -18,7 +18,6 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
@@ -38,8 +37,9 @@ from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.dispatch import collect
 from maml_rl.rllib.env_registry import make_env, reason_of_no_runner
 from maml_rl.rllib.expert import load_expert
-from maml_rl.rllib.learner import NonFiniteError, NumpyParams
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
+from maml_rl.rllib.learner_share import NonFiniteError, NumpyParams
+from maml_rl.rllib.learner_team import LearnerTeam
 from maml_rl.rllib.metrics import LIFETIME_STEPS, Trials, log_update
 from maml_rl.rllib.resources import ResourceError, a_long_start_is_explained, check_resources, fits
 from maml_rl.rllib.runner_pool import RunnerPool
@@ -90,7 +90,7 @@ class MAML(Algorithm):
     """
 
     config: MAMLConfig
-    learner_group: LearnerGroup
+    learner_group: LearnerTeam
 
     @classmethod
     def get_default_config(cls) -> MAMLConfig:
@@ -297,7 +297,7 @@ class MAML(Algorithm):
         for inner_step in range(self.config.inner_steps):
             self._collect(trials, tasks, params, (*streams, inner_step))  # line 5
             params, seconds = self._on_learner(
-                "adapt", blocks=trials.blocks, inner_step=inner_step
+                "adapt", blocks=trials.blocks, extent=trials.extent, inner_step=inner_step
             )  # lines 6-7
             trials.seconds["adaptation"] += seconds
         self._collect(trials, tasks, params, (*streams, self.config.inner_steps))  # line 8
@@ -314,6 +314,7 @@ class MAML(Algorithm):
             phase=streams,
             timeout_s=self.config.sample_timeout_s,
             normalizer=self._normalizer,
+            learners=max(1, self.config.num_learners),
         )
         trials.add(summaries, blocks, time.perf_counter() - started)
 
@@ -325,6 +326,7 @@ class MAML(Algorithm):
         metrics = self._on_learner(
             "meta_update",
             blocks=trials.blocks,
+            extent=trials.extent,
             iteration=self.iteration,
             task_features=features,
             seen=trials.seen,

@@ -11,6 +11,7 @@ import numpy as np
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from maml_rl.envs.episode_info import SUCCESS_RATE, mean_over_tasks
+from maml_rl.learning.trajectories import Extent
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.dispatch import Block
 from maml_rl.rllib.env_runner import RolloutSummary
@@ -29,7 +30,7 @@ class Trials:
     Attributes:
         returns: mean over tasks of the return after 0, 1, ... gradient steps; of trials, of episode 1, 2, ....
         infos: likewise the means over tasks of the numbers in ``info``.
-        blocks: the trajectories of the last phase.
+        blocks, extent: the trajectories of the last phase, and their size.
         seen: what all tasks of all phases add to the normalizer, in order.
         seconds: by activity.
         callbacks: what callbacks logged on the runners.
@@ -37,6 +38,7 @@ class Trials:
 
     returns: list[float] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    extent: Extent = field(default_factory=lambda: Extent(0, 0))
     env_steps: int = 0
     episodes: int = 0
     diverged_episodes: int = 0
@@ -50,7 +52,7 @@ class Trials:
         """One more phase."""
         by_task = [task for summary in summaries for task in summary.returns]
         self.returns += [float(np.mean(episode)) for episode in zip(*by_task, strict=True)]
-        self.blocks = blocks
+        self.blocks, self.extent = blocks, Extent.around([summary.extent for summary in summaries])
         self.env_steps += sum(summary.env_steps for summary in summaries)
         self.episodes += sum(summary.episodes for summary in summaries)
         self.diverged_episodes += sum(summary.diverged_episodes for summary in summaries)

@@ -23,11 +23,12 @@ class ResourceError(RuntimeError):
 
 def env_runners_that_fit(config: AlgorithmConfig, tasks: int) -> int:
     """As many env runners as the Ray cluster has CPUs for beside the learner; not more than there are tasks."""
-    free = ray.cluster_resources().get("CPU", 0) - config.num_learners * _learner_cpus(config)
+    free = ray.cluster_resources().get("CPU", 0) - config.num_learners * learner_cpus(config)
     return max(0, min(tasks, int(free // max(config.num_cpus_per_env_runner, 1e-3))))
 
 
-def _learner_cpus(config: AlgorithmConfig) -> float:
+def learner_cpus(config: AlgorithmConfig) -> float:
+    """Of each remote learner."""
     cpus = config.num_cpus_per_learner
     if cpus == "auto":
         return 0 if config.num_gpus_per_learner else 1
@@ -61,7 +62,7 @@ def check_resources(config: AlgorithmConfig, *, env_runners: bool = True) -> Non
 
 def _asked(config: AlgorithmConfig, runners: int) -> dict[str, float]:
     return {
-        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * _learner_cpus(config),
+        "CPU": runners * config.num_cpus_per_env_runner + config.num_learners * learner_cpus(config),
         "GPU": runners * config.num_gpus_per_env_runner + config.num_learners * config.num_gpus_per_learner,
     }
 
@@ -69,26 +70,28 @@ def _asked(config: AlgorithmConfig, runners: int) -> dict[str, float]:
 @contextmanager
 def a_long_start_is_explained(config: AlgorithmConfig) -> Iterator[None]:
     """Warn once if the block takes longer than ``PATIENCE_S``: Ray waits in silence for CPUs that others hold."""
+    over = threading.Event()
+    asked = {n: amount for n, amount in _asked(config, config.num_env_runners).items() if amount}
 
     def explain() -> None:
-        asked = _asked(config, config.num_env_runners)
-        there, free = ray.cluster_resources(), ray.available_resources()
-        logger.warning(
-            "still starting after %g s: of the Ray cluster's %s are free at the moment, and the run asks for %s; "
-            "where others hold them it waits until they let go",
-            PATIENCE_S,
-            " and ".join(f"{there.get(n, 0):g} {n}s {free.get(n, 0):g}" for n in asked if asked[n]),
-            " and ".join(f"{amount:g} {name}s" for name, amount in asked.items() if amount),
-        )
+        while not over.wait(PATIENCE_S):
+            there, free = ray.cluster_resources(), ray.available_resources()
+            if all(free.get(name, 0) >= 1 for name in asked):
+                continue  # it is slow
+            logger.warning(
+                "still starting: of the Ray cluster's %s are free at the moment, and the run asks for %s; "
+                "where others hold them it waits until they let go",
+                " and ".join(f"{there.get(name, 0):g} {name}s {free.get(name, 0):g}" for name in asked),
+                " and ".join(f"{amount:g} {name}s" for name, amount in asked.items()),
+            )
+            return
 
-    timer = threading.Timer(PATIENCE_S, explain)
-    timer.daemon = True
-    if any(_asked(config, config.num_env_runners).values()):
-        timer.start()
+    if asked:
+        threading.Thread(target=explain, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        over.set()
 
 
 def _too_little(

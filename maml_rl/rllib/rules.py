@@ -102,7 +102,7 @@ _INSTEAD = {
     ("torch_compile", "eager", "tf_", "local_tf", "framework_str", "enable_tf1", "_tf"): (
         "the policy is written in torch, its products are written out and not compiled"
     ),
-    ("torch_ddp", "max_requests_in_flight_per_learner"): "there is one learner",
+    ("torch_ddp", "max_requests_in_flight_per_learner"): "learners exchange sums over tasks",
     ("_torch", "optimizer", "shuffle_batch"): "TRPO has no optimiser, and PPO's is Adam with step size lr",
     ("learner_config_dict", "algorithm_config_overrides", "_per_module"): "nothing reads it",
     ("policies_to_train", "policy_", "policies"): "there is one policy",

@@ -16,12 +16,12 @@ from maml_rl import MAML
 from maml_rl.cli.app import main
 from maml_rl.envs import make_task_env
 from maml_rl.experiments.presets import point_nav
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.guidance import Expert
 from maml_rl.learning.losses import imitation_and_kl, surrogate_and_kl
 from maml_rl.learning.meta_learner import stack_params
-from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.policies.distributions import Gaussian
 from maml_rl.policies.heads import LOG_STD
 from maml_rl.policies.mlp import MLP

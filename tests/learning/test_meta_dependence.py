@@ -13,14 +13,11 @@ from helpers import (
     take_tasks,
     with_noise,
 )
-from meta_update_helpers import DOUBLE, Problem, direction, relative, trial_loss
+from meta_update_helpers import COUNTS, DOUBLE, Problem, direction, relative, trial_loss
 
-import maml_rl.learning.meta_update
-from maml_rl.learning.meta_update import (
-    adapt_in_chunks,
-    adapt_policy,
-    meta_update,
-)
+from maml_rl.learning import task_tree
+from maml_rl.learning.adaptation import adapt_in_chunks, adapt_policy
+from maml_rl.learning.meta_update import meta_update
 
 FIELDS = ["observations", "actions", "advantages"]
 
@@ -102,12 +99,13 @@ def test_pairing_of_pre_and_post_data_does_matter() -> None:
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
 def test_chunks_of_tasks_do_not_change_results(size: int, hvp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_tree, "SHARES", 1)
     problem = Problem(steps=2, hvp=hvp, learned=True)
     whole = problem.objective()
     gradient, product = whole.linearize()
     vector = whole.start + 0.1 * direction(whole.start)
     expected = [gradient, product(direction(gradient)), torch.tensor(whole.loss_and_kl(vector))]
-    monkeypatch.setattr(maml_rl.learning.meta_update, "_tasks_per_chunk", lambda post: size)
+    monkeypatch.setattr(task_tree, "SAMPLES_PER_CHUNK", size * max(COUNTS))
     parts = problem.objective()
     gradient, product = parts.linearize()
     actual = [gradient, product(direction(gradient)), torch.tensor(parts.loss_and_kl(vector))]
@@ -121,7 +119,7 @@ def test_threads_over_chunks_do_not_change_a_single_bit(
     hvp: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks of equal shape: threads that shared work arrays would overwrite each other's.
-    monkeypatch.setattr(maml_rl.learning.meta_update, "_tasks_per_chunk", lambda post: 1)
+    monkeypatch.setattr(task_tree, "SAMPLES_PER_CHUNK", 1)
     problem = Problem(steps=2, hvp=hvp, dtype=dtype, counts=[40] * 8)
     arguments = (problem.spec, problem.meta_params, problem.pre, problem.post, problem.settings)
     alone, _ = meta_update(*arguments)
@@ -139,7 +137,8 @@ def test_adapting_in_chunks_is_adapting_all_at_once(
 ) -> None:
     problem = Problem(steps=2, learned=learned)
     expected = adapt_policy(problem.spec, problem.meta_params, problem.pre, 0.3, first_order=True)
-    monkeypatch.setattr(maml_rl.learning.meta_update, "_tasks_per_chunk", lambda post: size)
+    monkeypatch.setattr(task_tree, "SHARES", 1)
+    monkeypatch.setattr(task_tree, "SAMPLES_PER_CHUNK", size * max(COUNTS))
     adapted = adapt_in_chunks(problem.spec, problem.meta_params, problem.pre, 0.3)
     assert list(adapted) == list(expected)
     for name, value in adapted.items():

@@ -14,10 +14,8 @@ from helpers import (
 )
 from meta_update_helpers import Problem, direction, relative
 
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.meta_learner import Params
-from maml_rl.learning.meta_update import (
-    adapt_policy,
-)
 from maml_rl.policies.mlp import MLP
 
 

@@ -15,9 +15,7 @@ from helpers import (
 )
 from meta_update_helpers import DOUBLE, Problem, direction
 
-from maml_rl.learning.meta_update import (
-    adapt_policy,
-)
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.policies.meta_params import INNER_LR, split_meta_params
 
 # --- meta-parameters

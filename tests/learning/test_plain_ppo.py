@@ -19,6 +19,7 @@ from helpers import (
     to_dtype,
     valid_samples,
 )
+from meta_update_helpers import Objective, ppo_update
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -162,7 +163,7 @@ def test_an_update_is_the_plain_loop(kind: str, settings: dict[str, Any]) -> Non
     params = random_params(SPEC)
     if kind == "learned step sizes":
         params |= random_inner_lr(SPEC)
-    ppo, plain = PPO(SPEC, params, s), PlainPPO(s)
+    ppo, plain = PPO(params, s), PlainPPO(s)
     expected = params
     generators = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for iteration in range(2):  # what the optimiser knows stays from one update to the next
@@ -171,7 +172,8 @@ def test_an_update_is_the_plain_loop(kind: str, settings: dict[str, Any]) -> Non
         for step in range(steps):
             pre.append(on_policy(expected, pre, counts, 10 * iteration + step, s.inner_lr))
         post = on_policy(expected, pre, counts, 10 * iteration + 5, s.inner_lr)
-        params, result = ppo.update(params, pre, post, clipped_surrogate_and_kl(CLIP), generators[0])
+        objective = Objective(SPEC, params, pre, post, s, clipped_surrogate_and_kl(CLIP))
+        params, result = ppo_update(ppo, objective, params, generators[0])
         expected, backtracks, loss, kl = plain.update(expected, pre, post, generators[1])
         assert (result.accepted, result.backtracks) == (True, backtracks)
         assert backtracks > 0 or not settings

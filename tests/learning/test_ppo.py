@@ -12,22 +12,23 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_samples
+from meta_update_helpers import Objective, ppo_update
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.envs import TASK_IN_OBSERVATION
 from maml_rl.experiments.presets import point_nav
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.critic import Critic, ValueFunction
 from maml_rl.learning.losses import clipped_surrogate_and_kl, surrogate_and_kl
 from maml_rl.learning.meta_learner import stack_params
-from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch, StepResult
 from maml_rl.policies.distributions import Gaussian
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy import Params
-from maml_rl.rllib.learner import NonFiniteError
+from maml_rl.rllib.learner_share import NonFiniteError
 
 SPEC = MLP.gaussian(observation_size=3, action_size=2, hidden_sizes=(8,), initial_std=0.5)
 SETTINGS = PPOSettings(num_epochs=4, minibatch_size=50, max_kl=10.0)
@@ -54,7 +55,8 @@ def update(
 ) -> tuple[Params, StepResult]:
     params = SPEC.init_params(0)
     post = policy_samples(params, counts)
-    return PPO(SPEC, params, settings).update(params, pre, post, LOSS, generator(seed))
+    objective = Objective(SPEC, params, pre, post, settings, LOSS)
+    return ppo_update(PPO(params, settings), objective, params, generator(seed))
 
 
 def test_a_step_that_finds_nothing_leaves_the_policy_and_says_so() -> None:
@@ -133,9 +135,10 @@ def test_the_step_is_cut_to_the_trust_region() -> None:
 def test_what_is_no_improvement_is_not_taken() -> None:
     params = SPEC.init_params(0)
     post = policy_samples(params, [60])
-    ppo = PPO(SPEC, params, SETTINGS)
+    ppo = PPO(params, SETTINGS)
     flat = post._replace(advantages=torch.zeros_like(post.advantages))
-    same, result = ppo.update(params, (), flat, LOSS, generator())
+    objective = Objective(SPEC, params, (), flat, SETTINGS, LOSS)
+    same, result = ppo_update(ppo, objective, params, generator())
     assert not result.accepted
     assert same is params
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import flat, random_params, relative_error, small_spec
+from meta_update_helpers import Objective, ppo_update
 from torch import Tensor
 
 from maml_rl.learning.batch import Samples, arrange, make_samples
 from maml_rl.learning.losses import clipped_surrogate_and_kl
 from maml_rl.learning.meta_learner import Params
-from maml_rl.learning.meta_update import MetaObjective, MetaUpdateSettings, meta_update
+from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.heads import CategoricalHead
@@ -99,7 +100,7 @@ def test_gradient_and_product_are_those_of_single_episodes(kind: str, steps: int
     theta = random_params(policy)
     pre, post = [whole(policy, 1 + i) for i in range(steps)], whole(policy, 9)
     settings = MetaUpdateSettings(inner_lr=0.3, hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
-    objective = MetaObjective(policy, theta, pre, post, settings)
+    objective = Objective(policy, theta, pre, post, settings)
     gradient, product = objective.linearize()
     leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
     loss, kl = plain_objective(policy, leaves, theta, pre, post, 0.3)
@@ -158,9 +159,10 @@ def test_ppo_takes_whole_episodes() -> None:
     policy = GRU
     theta = random_params(policy)
     post = whole(policy, 9).merged()
-    ppo = PPO(policy, theta, PPOSettings(num_epochs=1, minibatch_size=10**6, lr=1e-3))
+    settings = PPOSettings(num_epochs=1, minibatch_size=10**6, lr=1e-3)
     loss = clipped_surrogate_and_kl(0.2, 0.01)
-    new, step = ppo.update(theta, [], post, loss, torch.Generator().manual_seed(0))
+    objective = Objective(policy, theta, [], post, settings, loss)
+    new, step = ppo_update(PPO(theta, settings), objective, theta, torch.Generator().manual_seed(0))
     leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
     distribution = policy({name: value[None] for name, value in leaves.items()}, post.observations)
     loss(distribution, distribution.detach(), post)[0].mean().backward()

@@ -217,11 +217,6 @@ def test_first_test_tasks_are_the_papers() -> None:
     np.testing.assert_allclose(first["ant-vel"][:1], [1.251066], atol=1e-6)
 
 
-def test_more_than_one_learner_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_learners is 2"):
-        valid().learners(num_learners=2).validate()
-
-
 def test_training_sets_fields_and_returns_the_config() -> None:
     config = valid().training(inner_lr=0.3, hidden_sizes=(8,))
     assert (config.inner_lr, config.hidden_sizes) == (0.3, (8,))

@@ -10,8 +10,8 @@ from maml_rl import MAML
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import point_nav
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import make_samples
-from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.policies.policy import Params
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -17,8 +17,8 @@ from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import TrainingRun, describe
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib import maml as maml_module
-from maml_rl.rllib.learner import NonFiniteError
 from maml_rl.rllib.learner_calls import LearnerLostError
+from maml_rl.rllib.learner_share import NonFiniteError
 from maml_rl.rllib.maml import TrainingState
 from maml_rl.rllib.resources import ResourceError
 from maml_rl.tools.run_directory import CHECKPOINT

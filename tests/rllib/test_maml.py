@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from maml_rl import MAML, MAMLConfig
-from maml_rl.rllib.learner import NonFiniteError
+from maml_rl.rllib.learner_share import NonFiniteError
 from maml_rl.rllib.resources import ResourceError
 
 pytestmark = pytest.mark.usefixtures("local_ray")

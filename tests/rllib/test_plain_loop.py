@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import ray
 import torch
+from meta_update_helpers import Objective, ppo_update
 from tiny_runs import Algorithms, NumpyParams, save_expert, tiny_algorithms, tiny_config
 
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import rollout
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.critic import Critic
 from maml_rl.learning.guidance import Expert
 from maml_rl.learning.losses import clipped_surrogate_and_kl, surrogate_and_kl
-from maml_rl.learning.meta_update import MetaUpdateSettings, adapt_policy, meta_update
+from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
 from maml_rl.learning.ppo import PPO, PPOSettings
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import LineSearch, StepResult
@@ -127,7 +129,7 @@ class PlainLoop:
         self.params = first_params(s, self.spec)
         self.steps = s.get("inner_steps", 1)
         self.search = LineSearch(s["line_search_steps"], s["line_search_ratio"])
-        self.ppo = PPO(self.spec, self.params, self.ppo_settings()) if "lr" in s else None
+        self.ppo = PPO(self.params, self.ppo_settings()) if "lr" in s else None
         self.critic = None
         if self.ppo and not self.steps:
             seed = number(s["seed"], 7)
@@ -204,7 +206,8 @@ class PlainLoop:
         if self.expert:
             post, loss = self.expert.show(post, tasks), self.expert.outer_loss
         if self.ppo:
-            self.params, result = self.ppo.update(self.params, pre, post, loss, generator)
+            objective = Objective(self.spec, self.params, pre, post, self.ppo_settings(), loss)
+            self.params, result = ppo_update(self.ppo, objective, self.params, generator)
         else:
             settings = self.trpo_settings()
             self.params, result = meta_update(self.spec, self.params, pre, post, settings, outer_loss=loss)
@@ -251,7 +254,7 @@ def test_every_block_of_tasks_has_its_own_parameters_goals_and_streams(algorithm
     summaries, blocks = collect(
         RunnerPool(algo.env_runner_group), tasks, stacked, seed=5, phase=(2, 3, 1), timeout_s=60
     )
-    found = [trajectories for block in blocks for trajectories in ray.get(block)]
+    found = [trajectories for block in blocks for trajectories in ray.get(block.trajectories)]
     assert len(blocks) == 5
     assert len(found) == 9
     for task, trajectories in enumerate(expected):

@@ -10,7 +10,7 @@ from paths import ROOT
 from user_envs import FarNav
 
 from maml_rl import MAMLConfig
-from maml_rl.rllib.learner import NonFiniteError
+from maml_rl.rllib.learner_share import NonFiniteError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

@@ -46,7 +46,8 @@ def algo(request: pytest.FixtureRequest, local_ray: None) -> Iterator[MAML]:
 
 
 def fetched(blocks: list[Block]) -> list[Trajectories]:
-    return [t for block in blocks for t in (ray.get(block) if isinstance(block, ray.ObjectRef) else block)]
+    local = (ray.get(block) if isinstance(block, ray.ObjectRef) else block for _, block in blocks)
+    return [trajectories for block in local for trajectories in block]
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["adapted parameters", "shared parameters"])

@@ -25,9 +25,9 @@ from torch.distributions import Independent, Normal, kl_divergence
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import rollout, stream
+from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.meta_learner import Params
-from maml_rl.learning.meta_update import adapt_policy
 from maml_rl.policies.heads import LOG_STD, CategoricalHead, GaussianHead, Head
 from maml_rl.policies.meta_params import INNER_LR, split_meta_params
 from maml_rl.policies.mlp import MLP

@@ -16,13 +16,18 @@ from helpers import (
 from torch import Tensor
 
 from maml_rl.learning.batch import Samples
+from maml_rl.learning.losses import OuterLoss, surrogate_and_kl
 from maml_rl.learning.meta_learner import Params
 from maml_rl.learning.meta_update import (
     MetaObjective,
     MetaUpdateSettings,
     meta_update,
 )
+from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.task_sums import TaskSums
+from maml_rl.learning.trpo import LinearOperator, StepResult
 from maml_rl.policies.mlp import MLP
+from maml_rl.policies.policy import Policy
 
 DOUBLE = torch.float64
 
@@ -31,6 +36,35 @@ COUNTS = [6, 4, 5]
 
 
 SETTINGS = MetaUpdateSettings(inner_lr=0.3, hvp="exact")
+
+
+class Objective(MetaObjective):
+    """The objective of one learner, which knows its settings."""
+
+    def __init__(
+        self,
+        spec: Policy,
+        meta_params: Params,
+        pre: Sequence[Samples],
+        post: Samples,
+        settings: MetaUpdateSettings | PPOSettings,
+        outer_loss: OuterLoss = surrogate_and_kl,
+    ) -> None:
+        inner = {"inner_lr": settings.inner_lr, "first_order": settings.first_order}
+        super().__init__(TaskSums(spec, meta_params, pre, post, outer_loss=outer_loss, **inner))
+        self._settings = settings
+
+    def linearize(self, settings: MetaUpdateSettings | None = None) -> tuple[Tensor, LinearOperator]:
+        assert isinstance(self._settings, MetaUpdateSettings)
+        return super().linearize(settings or self._settings)
+
+
+def ppo_update(
+    ppo: PPO, objective: Objective, meta_params: Params, generator: torch.Generator
+) -> tuple[Params, StepResult]:
+    """The new meta-parameters, or the very old ones, and what the update did."""
+    step = ppo.update(objective, generator)
+    return (objective.meta_params(step.params) if step.accepted else meta_params), step
 
 
 class Problem:
@@ -55,10 +89,8 @@ class Problem:
         self.post = random_samples(self.spec, counts[::-1], seed + 20, dtype)
         self.settings = dataclasses.replace(SETTINGS, **settings)
 
-    def objective(
-        self, *, pre: Sequence[Samples] | None = None, post: Samples | None = None
-    ) -> MetaObjective:
-        return MetaObjective(self.spec, self.meta_params, pre or self.pre, post or self.post, self.settings)
+    def objective(self, *, pre: Sequence[Samples] | None = None, post: Samples | None = None) -> Objective:
+        return Objective(self.spec, self.meta_params, pre or self.pre, post or self.post, self.settings)
 
     def update(self) -> tuple[Params, Any]:
         return meta_update(self.spec, self.meta_params, self.pre, self.post, self.settings)
