@@ -80,6 +80,7 @@ def train(
     num_learners: int | None = None,
     gpus: int | None = None,
     address: str | None = None,
+    verbose: FlagCreatePairsOff[bool] = False,
     json: FlagCreatePairsOff[bool] = False,
     fields: Any,
 ) -> None:
@@ -107,6 +108,7 @@ def train(
             present process.
         gpus: this many learners, each an actor with a GPU of its own.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
+        verbose: say of an iteration that is slow what made it so.
         json: print the last iteration's metrics as JSON.
     """
     changes = given(fields) | ({} if seed is None else {"seed": seed})
@@ -134,7 +136,9 @@ def train(
         plan.config.num_env_runners = env_runners_that_fit(plan.config, plan.config.meta_batch_size)
     check_resources(plan.config)
     started = time.monotonic()
-    row = _training(plan, run, fresh, start_from, initial)()
+    training = _training(plan, run, fresh, start_from, initial)
+    training.verbose = verbose
+    row = training()
     if json:
         print_json({**row, "run": str(run.place)})
     else:

@@ -16,8 +16,10 @@ from rich.console import Console
 from maml_rl.envs.naming import naming_options
 from maml_rl.experiments.methods import MethodName
 from maml_rl.experiments.run import Run
+from maml_rl.experiments.slowness import Slowness
 from maml_rl.policies.policy import Policy
 from maml_rl.policies.policy_file import POLICY, STATE, load_policy, save_policy
+from maml_rl.rllib.activity import CLUSTER
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.learner_share import NumpyParams
 from maml_rl.rllib.maml import MAML, TrainingState
@@ -83,6 +85,7 @@ class Recorder:
         self._saved = 0
         self._policy: Policy | None = None
         self._events: EventLog | None = None
+        self._slowness, self.slow = Slowness(), ""
 
     def restore(self, algo: MAML) -> str:
         """Take algorithm and log to where the checkpoint is; returns a warning, or nothing.
@@ -121,17 +124,20 @@ class Recorder:
         self._saved = algo.iteration
 
     def step(self, algo: MAML) -> dict[str, Any]:
-        """One meta-update, and its row of ``progress.csv``."""
+        """One meta-update, and its row of ``progress.csv``; ``slow`` says why it was, or nothing."""
         rolled_out = algo.meta_params()
         try:
-            row = progress_row(algo.train())
+            result = algo.train()
+            row = progress_row(result)
         except Exception:
             self.save(algo)  # the failed iteration changed nothing: keep those before it
             raise
         self._run.append_progress(row)
         if self._events is None:
             self._events = EventLog(self._run.path, "maml", algo.iteration)
-        self._events.append(row, algo.iteration)
+        cluster = {f"{CLUSTER}/{name}": float(value) for name, value in result[CLUSTER].items()}
+        self._events.append(row | cluster, algo.iteration)
+        self.slow = self._slowness.look(row, result[CLUSTER])
         if self._recent.add(row["return_post"]):
             # The policy with these returns is the one that was rolled out, before the meta-update.
             self._save(self._run.path / POLICY, algo, rolled_out, algo.iteration - 1, self._recent.best)
@@ -219,6 +225,7 @@ class TrainingRun:
             None goes on from ``run``'s checkpoint.
         checkpoint_every: iterations between checkpoints; the best policy is saved whenever there is a new one.
         start_from: meta-parameters to begin with instead of fresh ones.
+        verbose: explain slow iterations.
     """
 
     config: MAMLConfig
@@ -229,6 +236,7 @@ class TrainingRun:
     description: Mapping[str, Any] | None = None
     checkpoint_every: int = 10
     start_from: NumpyParams | None = None
+    verbose: bool = False
     console: Console = field(default_factory=lambda: Console(stderr=True))
 
     def __call__(self) -> dict[str, Any]:
@@ -276,6 +284,8 @@ class TrainingRun:
         while algo.iteration < self.iterations and not interrupted.is_set():
             row = recorder.step(algo)
             show(row)
+            if self.verbose and recorder.slow:
+                self._say(recorder.slow)
         # Here and not in the loop: an interrupt may arrive anywhere in it.
         recorder.save(algo)
         if algo.iteration < self.iterations:

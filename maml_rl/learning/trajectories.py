@@ -47,6 +47,11 @@ class Trajectories:
         return Moments.of(returns[valid][:, None])
 
     @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+    @property
     def env_steps(self) -> int:
         return int(self.lengths.sum())
 

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from maml_rl.learning.task_tree import share_out
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.normalizer import Normalizer
+from maml_rl.rllib.activity import Activity
 from maml_rl.rllib.env_runner import RolloutSummary, TaskBlock
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.tools.time_limit import time_limit
@@ -49,6 +50,7 @@ def collect(
     timeout_s: float,
     normalizer: Normalizer | None = None,
     learners: int = 1,
+    activity: Activity | None = None,
 ) -> tuple[list[RolloutSummary], list[Block]]:
     """Roll out all tasks on the runners; summaries and trajectory blocks in task order.
 
@@ -57,16 +59,20 @@ def collect(
 
     Args:
         learners: a block is one learner's alone.
+        activity: to be told what the cluster does.
 
     Raises:
         RuntimeError: every runner died and none came back.
         TimeoutError: no runner finished a block within ``timeout_s``.
         Exception: whatever the environment raised, as it is.
     """
+    activity = activity or Activity()
     shares = [share.own for share in share_out(len(tasks), learners)]
     if len(pool) == 0:
         with time_limit(timeout_s, _no_end(timeout_s, range(len(tasks)))):
             summary, trajectories = pool.local.sample(TaskBlock(0, tasks, seed, phase, normalizer), params)
+        activity.add_block(summary.seconds, 0)
+        activity.runner_s += summary.seconds
         if learners <= 1:
             return [summary], [Block(range(len(tasks)), trajectories)]
         return [summary], [Block(own, ray.put(trajectories[own.start : own.stop])) for own in shares]
@@ -74,7 +80,12 @@ def collect(
     size = -(-len(tasks) // (BLOCKS_PER_RUNNER * len(pool)))
     parts = [own[i : i + size] for own in shares for i in range(0, len(own), size)]
     blocks = [TaskBlock(p.start, tasks[p.start : p.stop], seed, phase, normalizer) for p in parts]
-    done = _Dispatch(pool, blocks, ray.put(params), timeout_s)()
+    started, restarts = time.monotonic(), pool.restarts
+    done = _Dispatch(pool, blocks, ray.put(params), timeout_s, activity)()
+    activity.runner_s += len(pool) * (time.monotonic() - started)
+    activity.runner_restarts += pool.restarts - restarts
+    activity.bytes_moved += sum(summary.bytes for summary, _ in done)
+    activity.bytes_moved += min(len(pool), len(blocks)) * sum(value.nbytes for value in params.values())
     results = [Block(part, trajectories) for part, (_, trajectories) in zip(parts, done, strict=True)]
     return [summary for summary, _ in done], results
 
@@ -98,7 +109,9 @@ class _Dispatch:
         blocks: Sequence[TaskBlock],
         params: ray.ObjectRef,
         timeout_s: float,
+        activity: Activity,
     ) -> None:
+        self._activity = activity
         self._pool, self._blocks, self._params = pool, blocks, params
         self._timeout_s = timeout_s
         self._pending = list(reversed(range(len(blocks))))
@@ -134,6 +147,7 @@ class _Dispatch:
         idle = [actor_id for actor_id in ready if actor_id not in busy]
         for actor_id, index in zip(idle, self._stragglers(), strict=False):
             logger.info("tasks of block %d are run a second time: the first one is slow", index)
+            self._activity.reissued_blocks += 1
             self._start(actor_id, ready[actor_id], index)
 
     def _start(self, actor_id: int, actor: ray.actor.ActorHandle, index: int) -> None:
@@ -177,6 +191,7 @@ class _Dispatch:
             name = type(error).__name__
             logger.warning("env runner %d died (%s); its tasks are run again", running.actor_id, name)
             self._pool.lose(running.actor_id)
+            self._activity.lost_blocks += 1
             elsewhere = [other.index for other in self._running.values()]
             if running.index not in self._done and running.index not in elsewhere:
                 self._pending.append(running.index)
@@ -184,6 +199,7 @@ class _Dispatch:
             raise error.as_instanceof_cause() from None
         else:
             self._seconds.append(time.monotonic() - running.since)
+            self._activity.add_block(summary.seconds, running.actor_id)
             self._done.setdefault(running.index, (summary, running.trajectories))
         return True
 

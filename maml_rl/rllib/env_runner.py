@@ -54,6 +54,8 @@ class RolloutSummary:
     observation_square: float
     """Sum over steps of the mean square of an observation's components."""
     seconds: float
+    bytes: int
+    """Of the trajectories."""
     metrics: Any
     """What callbacks logged, as RLlib's ``MetricsLogger`` reduces it."""
 
@@ -154,6 +156,7 @@ class MAMLEnvRunner(EnvRunner, Checkpointable):
             extent=Extent.of(trajectories),
             observation_square=sum(t.observation_square for t in trajectories),
             seconds=time.perf_counter() - started,
+            bytes=sum(t.nbytes for t in trajectories),
             metrics=self.metrics.reduce(),
         )
         return summary, trajectories

@@ -32,6 +32,7 @@ from maml_rl.envs.statefulness import find_memory
 from maml_rl.policies.meta_params import theta_of
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy_file import STATE
+from maml_rl.rllib.activity import Activity, ClusterMetrics
 from maml_rl.rllib.advice import Advice
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.dispatch import collect
@@ -134,6 +135,8 @@ class MAML(Algorithm):
         except IndexError:  # RLlib asks the first runner, and there is none
             raise RuntimeError(reason_of_no_runner(self.config)) from None
         self._runners = RunnerPool(self.env_runner_group)
+        self._activity = Activity()
+        self._cluster_metrics = ClusterMetrics(str(self.config.env))
         self._brief_learner()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -151,6 +154,7 @@ class MAML(Algorithm):
 
     def training_step(self) -> None:
         """One meta-update; run again from its start if trajectories or the learner were lost with their node."""
+        self._activity = Activity()
         trials, update = self._until_nothing_is_lost(self._meta_iteration)
         # Only now: an iteration that is run again counts once.
         trials.log(self.metrics, self._last, self._info_names_with(trials))
@@ -158,6 +162,17 @@ class MAML(Algorithm):
         log_update(self.metrics, update, with_critic=self.config.has_critic)
         self._advice.look(trials, update)
         self.metrics.log_value("update_refused", float(self._refusals > 0), window=1)
+        self._activity.log(self.metrics)
+        self._cluster_metrics.report(
+            {
+                **self._activity.numbers(),
+                **trials.numbers(self._last),
+                "iterations": 1,
+                "kl": update.get("kl", math.nan),
+                "meta_update_s": update.get("meta_update", 0.0),
+                "refused_updates": int(self._refusals > 0),
+            }
+        )
 
     def _meta_iteration(self) -> tuple[Trials, dict[str, float]]:
         """Algorithm 3, lines 3-10: the episodes, and the update's metrics, none if it was refused."""
@@ -315,6 +330,7 @@ class MAML(Algorithm):
             timeout_s=self.config.sample_timeout_s,
             normalizer=self._normalizer,
             learners=max(1, self.config.num_learners),
+            activity=self._activity,
         )
         trials.add(summaries, blocks, time.perf_counter() - started)
 
@@ -376,6 +392,7 @@ class MAML(Algorithm):
                 spec = self.config.get_multi_rl_module_spec(spaces=self.spaces)
                 self.learner_group = self.config.build_learner_group(rl_module_spec=spec)
                 self._brief_learner(self._learned)
+                self._activity.learner_restarts += 1
                 return
             except (ResourceError, LearnerLostError, RayError) as error:
                 if time.monotonic() + pause_s > give_up:

@@ -63,6 +63,15 @@ class Trials:
         self.seconds["rollouts"] += seconds
         self.callbacks += [summary.metrics for summary in summaries if summary.metrics]
 
+    def numbers(self, last: int) -> dict[str, float]:
+        """For ``ClusterMetrics``; ``last`` as in ``log``."""
+        return {
+            "return_pre": self.returns[0] if self.returns else math.nan,
+            "return_post": self.returns[last] if len(self.returns) > last else math.nan,
+            "env_steps": self.env_steps,
+            **{f"{name}_s": seconds for name, seconds in self.seconds.items()},
+        }
+
     @property
     def observation_scale(self) -> float:
         """Root mean square of the observations' components; NaN without a step."""
@@ -75,9 +84,10 @@ class Trials:
             last: the place in ``returns`` of the return after adaptation.
             info_names: numbers that the environment has told so far.
         """
-        post = self.returns[last] if len(self.returns) > last else math.nan
+        numbers = self.numbers(last)
+        post = numbers["return_post"]
         values: dict[str | tuple[str, ...], float] = {
-            "return_pre": self.returns[0] if self.returns else math.nan,
+            "return_pre": numbers["return_pre"],
             "return_post": post,
             (ENV_RUNNERS, "episode_return_mean"): post,  # RLlib's name for "the" return
             (ENV_RUNNERS, "episode_len_mean"): self.env_steps / self.episodes if self.episodes else math.nan,

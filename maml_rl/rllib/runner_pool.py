@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 logger = logging.getLogger("maml_rl")
@@ -30,7 +30,8 @@ class RunnerPool:
     """Runners that can be given work; those that failed are asked in the background whether they are back.
 
     Ray restarts a runner whose process died, on any node that has room, also one that joins later. A runner that
-    Ray has given up is replaced, unless ``restart_failed_env_runners`` is False.
+    Ray has given up is replaced, unless ``restart_failed_env_runners`` is False. ``restarts`` counts
+    those that came back.
     """
 
     def __init__(self, group: EnvRunnerGroup) -> None:
@@ -39,6 +40,7 @@ class RunnerPool:
         self._manager = group._worker_manager
         self._absences: dict[int, _Absence] = {}
         self._late: dict[int, list[ray.ObjectRef]] = {}
+        self.restarts = 0
 
     @property
     def local(self) -> Any:
@@ -55,11 +57,19 @@ class RunnerPool:
 
     def ready(self) -> dict[int, Any]:
         """Actors by id that are in service and not occupied with work that nobody waits for."""
-        healthy = self._manager.healthy_actor_ids()
         for actor_id in list(self._late):
-            self._late[actor_id] = ray.wait(self._late[actor_id], num_returns=1, timeout=0)[1]
-            if not self._late[actor_id] or actor_id not in healthy:
+            results = self._late[actor_id]
+            ended, self._late[actor_id] = ray.wait(results, num_returns=len(results), timeout=0)
+            for result in ended:
+                try:
+                    ray.get(result)
+                except RayActorError:  # it died over what another one was faster with
+                    self.lose(actor_id)
+                except RayTaskError:
+                    pass
+            if not self._late[actor_id] or not self._manager.is_actor_healthy(actor_id):
                 del self._late[actor_id]
+        healthy = self._manager.healthy_actor_ids()
         return {i: self._manager.actors()[i] for i in healthy if i not in self._late}
 
     def leave_behind(self, actor_id: int, result: ray.ObjectRef) -> None:
@@ -84,6 +94,7 @@ class RunnerPool:
             elif self._is_back(actor_id, self._absences.setdefault(actor_id, _Absence())):
                 self._manager.set_actor_state(actor_id, healthy=True)
                 back.append(actor_id)
+                self.restarts += 1
         return back
 
     def _is_back(self, actor_id: int, absence: _Absence) -> bool:

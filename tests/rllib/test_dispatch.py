@@ -14,6 +14,7 @@ import ray
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.rllib import dispatch
+from maml_rl.rllib.activity import Activity
 from maml_rl.rllib.dispatch import _Running
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -72,7 +73,7 @@ def test_a_runner_that_hangs_does_not_hold_up_the_others(
 
 def test_of_slow_blocks_those_without_a_result_are_run_again_and_once() -> None:
     """A runner that hangs keeps two: when one of them has its result from elsewhere, it is the other's turn."""
-    phase = dispatch._Dispatch(None, [], None, 600.0)  # type: ignore[arg-type]
+    phase = dispatch._Dispatch(None, [], None, 600.0, Activity())  # type: ignore[arg-type]
     phase._seconds = [0.01]
     long_ago = time.monotonic() - 100
     hanging = {0: _Running(1, 3, None, long_ago), 1: _Running(1, 4, None, long_ago + 1)}  # type: ignore[arg-type]

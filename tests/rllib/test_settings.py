@@ -247,7 +247,7 @@ def test_no_action_is_drawn_with_less_than_min_std(settings: dict[str, Any], alg
     tasks = algo._sample_tasks(algo.config.meta_batch_size, Phase.TASKS)
     trials = Trials()
     algo._collect(trials, tasks, {k: v[None] for k, v in before.items()}, (Phase.ROLLOUT, 1, 0))
-    (trajectories,) = trials.blocks
+    ((_, trajectories),) = trials.blocks
     # From the origin, where zero biases make the mean zero, the first actions are the noise alone.
     first = np.concatenate([t.actions[:, 0] for t in trajectories])
     assert first.std() == pytest.approx(0.4, rel=0.15)

@@ -130,8 +130,18 @@ class SlowOnce(Reach):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._steps += 1
         if self._slow and self._steps == 10:
-            time.sleep(3600)
+            self._trouble()
         return super().step(action)
+
+    def _trouble(self) -> None:
+        time.sleep(3600)
+
+
+class DiesOnce(SlowOnce):
+    """Ends its process instead."""
+
+    def _trouble(self) -> None:
+        os._exit(1)
 
 
 class Hangs(Reach):
