@@ -83,7 +83,8 @@ def shuffled(
     count: int, parts: int, generator: torch.Generator, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
     """The numbers below ``count`` in random order, in ``parts`` parts (no more than numbers) of equal size."""
-    return torch.randperm(count, generator=generator).to(device).tensor_split(min(count, parts))
+    order = torch.randperm(count, generator=generator, device="cpu")
+    return order.to(device).tensor_split(min(count, parts))
 
 
 def make_samples(

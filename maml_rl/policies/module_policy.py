@@ -119,7 +119,7 @@ class ModulePolicy(TorchPolicy):
 
     def initial_state(self, params: Mapping[str, Tensor], n: int) -> Any:
         own = {self._prefix + name: params[name] for name in self._shapes}
-        return functional_call(_Initial(self._stacked.own().module), own, (n,))
+        return functional_call(_Initial(self._stacked.own(own).module), own, (n,))
 
     def unroll(
         self, params: Mapping[str, Tensor], observations: Tensor, state: Any = None
@@ -127,8 +127,8 @@ class ModulePolicy(TorchPolicy):
         own = {self._prefix + name: params[name] for name in self._shapes}
         given = structured(self._structure, observations)
         if self.recurrent:
-            return functional_call(_Recurrent(self._stacked.own().module), own, (given, state))
-        return functional_call(self._stacked.own(), own, (given,)), None
+            return functional_call(_Recurrent(self._stacked.own(own).module), own, (given, state))
+        return functional_call(self._stacked.own(own), own, (given,)), None
 
     def network(
         self, blocks: Blocks, observations: Tensor, scratch: Scratch, *, keep: bool, pattern: Any = None

@@ -158,7 +158,7 @@ class NetworkPolicy(TorchPolicy):
         if self.recurrent_cell is not None:
             x = x.unflatten(1, samples)
             if state is None:
-                state = self.initial_state(params, samples[0]).to(x).expand(tasks, -1, -1)
+                state = self.initial_state(params, samples[0]).expand(tasks, -1, -1)
             x, state = (gru if self.recurrent_cell == "gru" else lstm)(params, x, state)
             x = x.flatten(1, 2)
         return linear(params, self.head.layer, x).unflatten(1, samples), state
@@ -186,7 +186,7 @@ class NetworkPolicy(TorchPolicy):
     # --- its two uses
 
     def initial_state(self, params: Mapping[str, Tensor], n: int) -> Tensor:
-        return torch.zeros(n, self.state_size)
+        return next(iter(params.values())).new_zeros(n, self.state_size)
 
     def unroll(
         self, params: Mapping[str, Tensor], observations: Tensor, state: Tensor | None = None

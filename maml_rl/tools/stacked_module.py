@@ -50,7 +50,7 @@ class StackedModule:
     _writes_to_inputs: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._copies = _CopyOfThread(self.module)
+        self._copies = _Copies(self.module)
         for name, part in self.module.named_modules():
             _check_repeatable(name or type(part).__name__, part)
         names = list(self.init_params(None))
@@ -64,9 +64,12 @@ class StackedModule:
         if self.vectorize not in (None, True, False):
             raise ValueError(f"vectorize is {self.vectorize!r}; it must be True, False or None")
 
-    def own(self) -> nn.Module:
-        """The module, or in another thread than that which made this a copy of it, to be called."""
-        return self._copies.get()
+    def own(self, params: Mapping[str, Tensor]) -> nn.Module:
+        """The module to be called with ``params``: a copy in another thread or on another device than its own.
+
+        What is no parameter, such as buffers and frozen weights, lies where ``params`` do.
+        """
+        return self._copies.get(next(iter(params.values())).device)
 
     def init_params(self, rng: np.random.Generator | None) -> Params:
         """Copies of the module's trainable parameters: no random numbers are used."""
@@ -87,7 +90,7 @@ class StackedModule:
         return vmap(self._one_task)(params, inputs) if self._at_once else self._stack(params, inputs)
 
     def _one_task(self, params: Mapping[str, Tensor], inputs: Any) -> Tensor:
-        outputs = functional_call(self.own(), dict(params), (inputs,))
+        outputs = functional_call(self.own(params), dict(params), (inputs,))
         if not isinstance(outputs, Tensor):
             raise ValueError(f"module: forward returned {type(outputs).__name__}; it must return one tensor")
         return outputs
@@ -139,7 +142,8 @@ class StackedModule:
 
     def _plain(self, params: Params, inputs: Any) -> Tensor:
         """The outputs, without vmap; what the module must not do is found on the way."""
-        state = {name: value.clone() for name, value in self.module.named_buffers()}
+        module = self.own(params)
+        state = {name: value.clone() for name, value in module.named_buffers()}
         random = torch.get_rng_state()
         outputs = self._stack(params, inputs)
         if not torch.equal(random, torch.get_rng_state()):
@@ -147,7 +151,7 @@ class StackedModule:
                 "module: forward draws random numbers, but a run is a function of its seed; remove what is random, "
                 "or call .eval() where that turns it off"
             )
-        for name, value in self.module.named_buffers():
+        for name, value in module.named_buffers():
             if not torch.equal(state[name], value):
                 raise ValueError(
                     f"module: forward changes the buffer {name}, which adaptation to one task would change for all"
@@ -155,18 +159,20 @@ class StackedModule:
         return outputs
 
 
-class _CopyOfThread:
-    """A module for this thread, and a copy for each other: in a call of it its parameters are replaced in place."""
+class _Copies:
+    """A module for each thread and device: in a call of it its parameters are replaced in place."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
+        self._device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
         self._local = threading.local()
-        self._local.module = module
+        self._local.modules = {self._device: module}
 
-    def get(self) -> nn.Module:
-        if not hasattr(self._local, "module"):
-            self._local.module = copy.deepcopy(self._module)
-        return self._local.module
+    def get(self, device: torch.device) -> nn.Module:
+        modules = self._local.__dict__.setdefault("modules", {})
+        if device not in modules:
+            modules[device] = copy.deepcopy(self._module).to(device)
+        return modules[device]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self._module}  # of threads nothing can be told elsewhere
