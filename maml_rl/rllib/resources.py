@@ -76,8 +76,9 @@ def a_long_start_is_explained(config: AlgorithmConfig) -> Iterator[None]:
     def explain() -> None:
         while not over.wait(PATIENCE_S):
             there, free = ray.cluster_resources(), ray.available_resources()
-            if all(free.get(name, 0) >= 1 for name in asked):
-                continue  # it is slow
+            lacking = [name for name in asked if free.get(name, 0) < 1]
+            if all(there.get(name, 0) - free.get(name, 0) <= asked[name] for name in lacking):
+                continue  # what is taken can all be this run's: it is slow
             logger.warning(
                 "still starting: of the Ray cluster's %s are free at the moment, and the run asks for %s; "
                 "where others hold them it waits until they let go",
