@@ -42,7 +42,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     ``USER_FOLDER`` names, after all others, as this one does.
 
     Raises:
-        RunError: no cluster answers at the address, or not to us.
+        RunError: no cluster answers at the address, or not to us, or it has another Ray or Python.
     """
     if ray.is_initialized():
         return
@@ -64,6 +64,13 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"no Ray cluster at {address!r}: {error}") from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        told = " ".join(str(error).split())
+        raise RunError(
+            f"the Ray cluster at {address!r} has other versions, and processes of both could not talk: {told}"
+        ) from error
 
 
 def cluster_named(address: str | None) -> str | None:

@@ -75,6 +75,16 @@ def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str, int]]:
         head.wait(60)
 
 
+OTHER_VERSION = """
+import json, sys
+from ray._common.usage import usage_lib
+from ray._raylet import GcsClient
+client = GcsClient(address=sys.argv[1])
+metadata = usage_lib.get_cluster_metadata(client) | {"ray_version": "2.1.0"}
+client.internal_kv_put(b"CLUSTER_METADATA", json.dumps(metadata).encode(), True, b"cluster")
+"""
+
+
 def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path: Path) -> None:
     def train(address: str, **environment: str) -> subprocess.CompletedProcess[str]:
         tiny = ("--iterations", "1", "--meta-batch-size", "2", "--horizon", "5", "--num-env-runners", "0")
@@ -100,7 +110,12 @@ def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path: Path) -> None:
                 break
             time.sleep(1)
         assert right.returncode == 0, right.stderr
+        # What a cluster of another Ray says of itself.
+        subprocess.run(
+            [sys.executable, "-c", OTHER_VERSION, f"127.0.0.1:{port}"], env=env, check=True, timeout=60
+        )
         cases = {
+            "Ray: 2.1.0 Python: 3.11": train(f"127.0.0.1:{port}", **env),
             "its token is another one": train(f"127.0.0.1:{port}", **{**env, "RAY_AUTH_TOKEN": "0" * 64}),
             "missing here (RAY_AUTH_MODE is 'disabled')": train(f"127.0.0.1:{port}", **without),
             "what answers there is no Ray": train(f"127.0.0.1:{silent.getsockname()[1]}", **env),
