@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 
+from maml_rl.experiments.plan import Plan
 from maml_rl.experiments.run import Run
 from maml_rl.experiments.training import RecentReturns, Recorder, describe
 from maml_rl.policies.policy_file import load_policy
@@ -24,9 +25,6 @@ from maml_rl.tools.command_line import one_line
 from maml_rl.tools.run_directory import CHECKPOINT, RunError
 from maml_rl.tools.search_space import Dimension
 from maml_rl.tools.storage import Place, child, local_path
-
-if TYPE_CHECKING:
-    from maml_rl.experiments.search import Search
 
 SCORE = "score"
 """What is maximised: the return after adaptation, averaged over the last ten iterations."""
@@ -61,9 +59,16 @@ def trial_name(number: int) -> str:
 
 @dataclass
 class Shared:
-    """What all trials are told."""
+    """What all trials are told.
 
-    search: Search
+    Attributes:
+        plan: the run that every trial is but for the searched fields.
+        exchanges: whether trials take over others' parameters, and are told new values with them.
+    """
+
+    plan: Plan
+    space: Sequence[Dimension]
+    exchanges: bool
     output: Place
 
 
@@ -85,8 +90,8 @@ class Trial(tune.Trainable):
             self._error = one_line(error)
 
     def _begin(self, config: dict[str, Any], shared: Shared) -> None:
-        self._search, plan = shared.search, shared.search.plan
-        self._config = trial_config(plan.config, decoded(config, shared.search.space))
+        self._shared, plan = shared, shared.plan
+        self._config = trial_config(plan.config, decoded(config, shared.space))
         place = child(shared.output, self.trial_name)
         folder = local_path(shared.output)
         if folder is not None and not folder.is_dir():
@@ -103,7 +108,7 @@ class Trial(tune.Trainable):
         self._checkpoint = None if fresh else _checkpoint_of(self._run)
         self._replayed: list[dict[str, float]] = []
         self._recent = RecentReturns()
-        if self._exchanges:
+        if self._shared.exchanges:
             self._run.describe_again(description)
         elif not fresh:
             _check_description(self._run, description)
@@ -121,20 +126,15 @@ class Trial(tune.Trainable):
                     raise
             time.sleep(0.2)
 
-    @property
-    def _exchanges(self) -> bool:
-        """Whether trials take over others' parameters, and are told new values with them."""
-        return self._search.scheduler == "pbt"
-
     def _replay(self) -> None:
         """Report rows of an earlier process again; where trials exchange parameters, only the end of a run."""
         if self._checkpoint is None or not self._run.has_progress:
             return
         training = load_policy(self._checkpoint).info["training"]
         rows = [row for row in self._run.progress() if row["iteration"] <= training["iteration"]]
-        if not self._exchanges:
+        if not self._shared.exchanges:
             self._replayed = rows
-        elif training["iteration"] >= self._search.plan.iterations:
+        elif training["iteration"] >= self._shared.plan.iterations:
             self._replayed = rows[-1:]
             self._recent = RecentReturns(training["recent_returns"][:-1])
 
@@ -145,7 +145,7 @@ class Trial(tune.Trainable):
         self._algo = algo
         self._stack.callback(algo.stop)
         if self._checkpoint is not None:
-            self._recorder.load(algo, self._checkpoint, same=not self._exchanges)
+            self._recorder.load(algo, self._checkpoint, same=not self._shared.exchanges)
         self._run.repair_progress(algo.iteration)
         return algo
 
