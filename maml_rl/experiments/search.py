@@ -151,11 +151,9 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
     place = output.place if isinstance(output.place, str) else output.place.absolute()
     watch, numbers = _Watch(place, search.space, show), itertools.count()
     config = search.plan.config
+    shared = Shared(search.plan, search.space, search.scheduler == "pbt", place)
     trainable = tune.with_resources(
-        tune.with_parameters(
-            Trial, shared=Shared(search.plan, search.space, search.scheduler == "pbt", place)
-        ),
-        MAML.default_resource_request(config),
+        tune.with_parameters(Trial, shared=shared), MAML.default_resource_request(config)
     )
     with tempfile.TemporaryDirectory(prefix="maml_rl-") as scratch:
         # Parameters on their way from trial to trial: all nodes must find them.
