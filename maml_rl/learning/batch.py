@@ -43,6 +43,10 @@ class Samples(NamedTuple):
             return Samples(*(field[start:stop, :, :longest] for field in self))
         return Samples(*(field[start:stop, :longest] for field in self))
 
+    def of_tasks(self, index: Int[Tensor, " chosen"]) -> Samples:
+        """The samples of some tasks, in the order of ``index``."""
+        return Samples(*(field[index] for field in self))
+
     def thinned(self, fraction: float) -> Samples:
         """An evenly spaced ``fraction`` of each task's samples or episodes, the weights scaled to remain a mean."""
         count = math.ceil(self.weights.shape[1] * fraction)

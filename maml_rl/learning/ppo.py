@@ -61,7 +61,7 @@ class PPO:
             What the update did; ``params`` are where it began if no step was acceptable.
         """
         end = objective.start
-        self._set(self._params, objective.meta_params(end))
+        self._set(objective.meta_params(end))
         norms = []
         for _ in range(self._settings.num_epochs):
             for index in self._minibatches(objective, generator):
@@ -86,13 +86,12 @@ class PPO:
         if found is None:
             return StepResult(objective.start, before, before, 0.0, False, search.steps, norm)
         params, loss, kl, backtracks = found
-        self._set(self._params, objective.meta_params(params))
+        self._set(objective.meta_params(params))
         return StepResult(params, before, loss, kl, True, backtracks, norm)
 
-    @staticmethod
     @torch.no_grad()
-    def _set(params: Params, values: Params) -> None:
-        for name, value in params.items():
+    def _set(self, values: Params) -> None:
+        for name, value in self._params.items():
             value.copy_(values[name])
 
     def _minibatches(self, objective: MetaObjective, generator: torch.Generator) -> Iterator[Tensor]:

@@ -45,7 +45,6 @@ class FlatParams:
     def __init__(self, spec: Policy, meta_params: Params) -> None:
         self._spec = spec
         self.learns_inner_lr = any(name.startswith(INNER_LR) for name in meta_params)
-        self._sizes = [block.numel() for block in self._to_blocks(meta_params)]
         self._shapes = [block.shape for block in self._to_blocks(meta_params)]
 
     def _to_blocks(self, meta_params: Params) -> Blocks:
@@ -61,7 +60,7 @@ class FlatParams:
 
     def blocks(self, vector: Vector) -> Blocks:
         """As ``ChunkCurvature`` takes them."""
-        parts = vector.split(self._sizes)
+        parts = vector.split([shape.numel() for shape in self._shapes])
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def params(self, vector: Vector) -> Params:
@@ -191,8 +190,8 @@ class TaskSums:
         if len(self.share.tasks) == 1:
             post, old = post.select(index), old.at(index)
         else:
-            pre = tuple(Samples(*(field[index] for field in samples)) for samples in pre)
-            post, old = Samples(*(field[index] for field in post)), old.of_tasks(index)
+            pre = tuple(samples.of_tasks(index) for samples in pre)
+            post, old = post.of_tasks(index), old.of_tasks(index)
         leaves = {name: value.detach().requires_grad_() for name, value in meta_params.items()}
         with torch.enable_grad():
             policy = adapted_policy(

@@ -20,16 +20,14 @@ class Activity:
 
     Attributes:
         runner_s: seconds in which all runners together could roll out: their number times the length of the phases.
-        busy_s: seconds of them in which they did.
         bytes_moved: of trajectories and of parameters for remote runners.
         lost_blocks: blocks of tasks whose runner died.
         reissued_blocks: slow ones that were given to a second runner.
         runner_restarts, learner_restarts: that came back into service.
-        block_s: seconds of each block by the runner's number.
+        block_s: seconds of each block that was rolled out, and the runner's number; 0 is the one in this process.
     """
 
     runner_s: float = 0.0
-    busy_s: float = 0.0
     bytes_moved: int = 0
     lost_blocks: int = 0
     reissued_blocks: int = 0
@@ -37,17 +35,13 @@ class Activity:
     learner_restarts: int = 0
     block_s: list[tuple[float, int]] = field(default_factory=list)
 
-    def add_block(self, seconds: float, runner: int) -> None:
-        """One that was rolled out; 0 is the runner in this process."""
-        self.busy_s += seconds
-        self.block_s.append((seconds, runner))
-
     def numbers(self) -> dict[str, float]:
         """By the names that results have; of every result, whatever happened."""
         slowest, runner = max(self.block_s, default=(0.0, 0))
+        busy_s = sum(seconds for seconds, _ in self.block_s)
         return {
-            "runner_utilization": min(1.0, self.busy_s / self.runner_s) if self.runner_s else 0.0,
-            "runner_waiting_s": max(0.0, self.runner_s - self.busy_s),
+            "runner_utilization": min(1.0, busy_s / self.runner_s) if self.runner_s else 0.0,
+            "runner_waiting_s": max(0.0, self.runner_s - busy_s),
             "mib_moved": self.bytes_moved / 2**20,
             "lost_blocks": self.lost_blocks,
             "reissued_blocks": self.reissued_blocks,

@@ -71,7 +71,7 @@ def collect(
     if len(pool) == 0:
         with time_limit(timeout_s, _no_end(timeout_s, range(len(tasks)))):
             summary, trajectories = pool.local.sample(TaskBlock(0, tasks, seed, phase, normalizer), params)
-        activity.add_block(summary.seconds, 0)
+        activity.block_s.append((summary.seconds, 0))
         activity.runner_s += summary.seconds
         if learners <= 1:
             return [summary], [Block(range(len(tasks)), trajectories)]
@@ -199,7 +199,7 @@ class _Dispatch:
             raise error.as_instanceof_cause() from None
         else:
             self._seconds.append(time.monotonic() - running.since)
-            self._activity.add_block(summary.seconds, running.actor_id)
+            self._activity.block_s.append((summary.seconds, running.actor_id))
             self._done.setdefault(running.index, (summary, running.trajectories))
         return True
 

@@ -150,8 +150,10 @@ class MAMLLearner(TorchLearner):
     def _set_theta(self, params: Params) -> None:
         self._rl_module.set_meta_params(params)
         self._weights_seq_no += 1
-        for other in self._others:  # in order with later questions
-            other.set_meta_params.remote(self.meta_params())
+        if self._others:
+            told = self.meta_params()
+            for other in self._others:  # in order with later questions
+                other.set_meta_params.remote(told)
 
     def set_expert(self, expert: Expert) -> None:
         """From now on the outer loss is imitation of ``expert``."""

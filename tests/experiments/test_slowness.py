@@ -21,9 +21,7 @@ def row(iteration: int, rollouts: float = 2.0, update: float = 1.0, rest: float 
 
 
 def cluster(**changes: Any) -> dict[str, float]:
-    activity = Activity()
-    for seconds, runner in changes.pop("blocks", [(0.5, 1), (0.5, 2), (0.6, 1)]):
-        activity.add_block(seconds, runner)
+    activity = Activity(block_s=changes.pop("blocks", [(0.5, 1), (0.5, 2), (0.6, 1)]))
     return activity.numbers() | changes
 
 
