@@ -1,0 +1,263 @@
+"""Make every generated table and figure from the files in this folder: ``python results/render.py [--check]``.
+
+A page holds, between ``<!-- results: BLOCK -->`` and ``<!-- /results -->``, what is made here. BLOCK is the name of
+a preset, ``supervised``, or ``overview``, which has a row per experiment of the paper. With ``--check`` nothing is
+written, and pages that differ from the files are an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from maml_rl.experiments.presets import EXPERIMENTS, Return
+from maml_rl.tools.intervals import interquartile_mean, interval_95, mean, with_bootstrap, with_interval
+from maml_rl.tools.published import Published
+from maml_rl.views.plots import Panel, adaptation_curves, learning_curves
+from supervised.views.tables import entries, markdown
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+PAGES = ("README.md", "RESULTS.md")
+FIGURES = ROOT / "docs" / "figures"
+BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
+PAPERS = ("point-nav", "half-cheetah-dir", "half-cheetah-vel", "ant-vel", "ant-dir")
+SHIPPED = "policy shipped"
+SUCCESS = "success_rate"
+WORSE = " ▼"
+
+
+def load_all(folder: Path = HERE) -> list[Published]:
+    """All results, in the order of their names."""
+    return [Published.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+# --- tables
+
+
+def block(name: str, results: Sequence[Published]) -> str:
+    """What belongs between the marks of ``name``."""
+    if name == "overview":
+        return "\n".join(_overview(results))
+    if name == "supervised":
+        return _supervised([r for r in results if r.program == "supervised"])
+    of_preset = [r for r in results if r.program == "maml-rl" and r.preset == name]
+    if not of_preset:
+        raise SystemExit(f"results: {name!r} names no preset that there are results of")
+    return "\n".join(_of_preset(name, of_preset))
+
+
+def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
+    paper = EXPERIMENTS[preset].paper
+    kinds = list(_kinds(results))
+    yield from _table(kinds, "return", lambda method: paper.get(method, ()), 2)
+    if any(SUCCESS in r.rows for r in results):
+        yield "\nSuccess in percent:\n"
+        yield from _table(
+            [k for k in kinds if SUCCESS in k[0].rows], SUCCESS, lambda method: (), 1, scale=100
+        )
+        yield from _families(kinds)
+    yield "\n<details><summary>Commands, seeds, commits, machines</summary>\n"
+    yield "| file | policy of iteration | trained at | evaluated at | machine | commands |"
+    yield "|---|---|---|---|---|---|"
+    for r in results:
+        yield "| " + " | ".join(_origin(r)) + " |"
+    yield "\n</details>"
+
+
+def _overview(results: Sequence[Published]) -> Iterator[str]:
+    """What the whole runs of the paper's presets came to, or else the policies that come with the package."""
+    steps = 4
+    yield "| return after gradient steps | " + " | ".join(map(str, range(steps))) + " |"
+    yield "|---" * (1 + steps) + "|"
+    for preset in PAPERS:
+        of_preset = [r for r in results if r.program == "maml-rl" and r.preset == preset]
+        kinds = {_title(members[0]): members for members in _kinds(of_preset)}
+        members = kinds.get("maml") or next((kinds[name] for name in kinds if SHIPPED in name), None)
+        if members is None:
+            continue
+        scores = np.stack([r.rows["return"] for r in members])
+        seeds = "shipped policy" if SHIPPED in _title(members[0]) else f"{len(members)} seeds"
+        guided = "" if members[0].method == "maml" else f", {members[0].method}"
+        cells = [_mean(scores[:, k], 1) if k < scores.shape[1] else "" for k in range(steps)]
+        yield f"| {preset}{guided}: {seeds} | " + " | ".join(cells) + " |"
+        yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(EXPERIMENTS[preset].paper["maml"])) + " |"
+
+
+def _origin(r: Published) -> list[str]:
+    machine = r.training.get("machine") or r.evaluation["machine"]
+    return [
+        f"[{r.name}](results/{r.name}.json)",
+        f"{r.model['iteration']} of {r.training.get('iterations', '?')}",
+        r.training.get("commit") or "?",
+        r.evaluation["commit"] or "?",
+        ", ".join([f"{machine['cores']} cores", machine["processor"], *machine["gpus"]]),
+        "<br>".join(f"`{command}`" for command in r.commands),
+    ]
+
+
+def _kinds(results: Sequence[Published]) -> Iterator[list[Published]]:
+    """The seeds of each method, settings and protocol."""
+
+    def kind(r: Published) -> str:
+        return json.dumps([r.method, r.settings, r.protocol])
+
+    for _, members in groupby(sorted(results, key=kind), kind):
+        yield list(members)
+
+
+def _table(
+    kinds: Sequence[Sequence[Published]],
+    measure: str,
+    papers: Callable[[str], Sequence[Return]],
+    digits: int,
+    scale: float = 1,
+) -> Iterator[str]:
+    steps = max(len(r.rows[measure]) for members in kinds for r in members)
+    head = [*map(str, range(steps))]
+    yield "| | seeds | million steps | hours | after " + " | ".join(head) + " |"
+    yield "|---" * (4 + steps) + "|"
+    shown: set[str] = set()
+    for members in kinds:
+        first = members[0]
+        paper = papers(first.method)
+        scores = scale * np.stack([r.rows[measure] for r in members])  # runs, steps, tasks
+        cells = [
+            _mean(scores[:, k], digits)
+            + (WORSE if k < len(paper) and scores[:, k].mean() < paper[k][0] else "")
+            for k in range(scores.shape[1])
+        ]
+        length = [_per_run(members, "env_steps", 1e6), _per_run(members, "seconds", 3600)]
+        yield "| " + " | ".join([_title(first), str(len(members)), *length, *cells]) + " |"
+        if len(members) > 1:
+            iqm = [with_bootstrap(scores[:, k], interquartile_mean, digits) for k in range(scores.shape[1])]
+            yield "| " + " | ".join(["&nbsp; IQM", "", "", "", *iqm]) + " |"
+        if paper and first.method not in shown:
+            shown.add(first.method)
+            yield "| " + " | ".join([f"&nbsp; paper's {first.method}", "", "", "", *_told(paper)]) + " |"
+
+
+def _told(paper: Sequence[Return]) -> list[str]:
+    return [f"{m:g}" + ("" if w is None else f" ± {w:g}") for m, w in paper]
+
+
+def _title(r: Published) -> str:
+    differences = {**r.settings, **r.protocol}
+    return r.method + (f" ({', '.join(f'{k} {v}' for k, v in differences.items())})" if differences else "")
+
+
+def _per_run(members: Sequence[Published], name: str, unit: float) -> str:
+    values = [r.training[name] / unit for r in members if name in r.training]
+    return f"{np.mean(values):.2g}" if values else ""
+
+
+def _mean(scores: np.ndarray, digits: int) -> str:
+    """Mean; ± over tasks for one run, the bootstrap's ends over several."""
+    if len(scores) == 1:
+        return with_interval(mean(scores), float(interval_95(scores[0])), digits)
+    return with_bootstrap(scores, mean, digits)
+
+
+def _families(kinds: Sequence[Sequence[Published]]) -> Iterator[str]:
+    """Success by family of tasks, before and after the last gradient step that all have."""
+    grouped = [members for members in kinds if members[0].groups]
+    if not grouped:
+        return
+    families = list(dict.fromkeys(grouped[0][0].groups))
+    yield "\nSuccess in percent by family, before -> after:\n"
+    yield "| | " + " | ".join(families) + " |"
+    yield "|---" * (1 + len(families)) + "|"
+    for members in grouped:
+        values = 100 * np.stack([r.rows[SUCCESS] for r in members]).mean(0)
+        of = np.array(members[0].groups)
+        cells = [f"{values[0, of == f].mean():.0f} -> {values[-1, of == f].mean():.0f}" for f in families]
+        yield "| " + " | ".join([_title(members[0]), *cells]) + " |"
+
+
+def _supervised(results: Sequence[Published]) -> str:
+    found = []
+    for r in results:
+        rows = [
+            {"name": n, "mean": v.mean(1).tolist(), "interval_95": interval_95(v).tolist()}
+            for n, v in r.rows.items()
+        ]
+        found += entries(r.preset, r.method, rows)
+    return markdown(found)
+
+
+# --- figures
+
+
+def draw(results: Sequence[Published]) -> list[Path]:
+    """Adaptation and learning curves of every preset."""
+    files: list[Path] = []
+    for preset in dict.fromkeys(r.preset for r in results if r.program == "maml-rl"):
+        kinds = list(_kinds([r for r in results if r.program == "maml-rl" and r.preset == preset]))
+        curves = {}
+        for members in kinds:
+            scores = np.stack([r.rows["return"] for r in members]).mean(0)
+            curves[_title(members[0])] = list(
+                zip(scores.mean(1).tolist(), interval_95(scores).tolist(), strict=True)
+            )
+        files.append(_save(adaptation_curves([Panel(preset, curves)]), f"{preset}-adaptation"))
+        learned = {
+            _title(members[0]): [_rows(r) for r in members]
+            for members in kinds
+            if members[0].training.get("curve")
+        }
+        if learned:
+            picture = learning_curves(learned, preset, against="env_steps")
+            files.append(_save(picture, f"{preset}-learning"))
+    return files
+
+
+def _save(figure: Figure, name: str) -> Path:
+    """An SVG file that is the same when nothing has changed."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    path = FIGURES / f"{name}.svg"
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+def _rows(r: Published) -> list[dict[str, float]]:
+    curve = r.training["curve"]
+    return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
+
+
+# --- pages
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Render, or check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only compare")
+    check = parser.parse_args(arguments).check
+    results = load_all()
+    stale = []
+    for name in PAGES:
+        page = ROOT / name
+        text = page.read_text()
+        made = BLOCK.sub(lambda m: f"{m[1]}\n{block(m['name'], results)}\n\n{m[4]}", text)
+        if made != text:
+            stale.append(name)
+            if not check:
+                page.write_text(made)
+    if check and stale:
+        sys.exit(f"{', '.join(stale)}: tables differ from the files in results/; run: make results")
+    if not check:
+        print("\n".join(str(path.relative_to(ROOT)) for path in draw(results)))
+
+
+if __name__ == "__main__":
+    main()
