@@ -1,4 +1,4 @@
-"""The command line: ``supervised train | evaluate | plot | compare | table | tune | download``."""
+"""The command line: ``supervised train | evaluate | plot | compare | table | search | download``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.command_line import print_json, run_program, shell_line
 from maml_rl.tools.options import explanations, given, option_groups, readable
 from maml_rl.tools.run_directory import RunDirectory
+from maml_rl.tools.search.searched import Algorithm, Scheduler
 from maml_rl.tools.storage import writable_file
 from supervised.experiments.config import METHODS, ExperimentConfig, Method
-from supervised.experiments.experiment import Experiment
+from supervised.experiments.experiment import Experiment, describe
 from supervised.experiments.presets import PAPER, PRESETS, get_preset
 from supervised.learning.settings import ConfigError, TrainingSettings
 from supervised.learning.trainer import StartingPoint
@@ -131,6 +132,7 @@ def evaluate(
     model: Literal["best", "latest"] = "best",
     data: Path | None = None,
     device: Device = "cpu",
+    publish: FlagCreatePairsOff[bool] = False,
     json: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Adapt a trained model to test tasks; print loss or accuracy after 0 .. STEPS gradient steps.
@@ -148,12 +150,15 @@ def evaluate(
         model: the best by validation, or the latest.
         data: folder or zip file of the images; by default the one that the run was trained with.
         device: where to compute.
+        publish: also write what was trained, how, and each task's values into one file in the folder "results".
         json: print JSON instead of a table.
     """
     from rich.console import Console
 
+    from maml_rl.tools.progress import counting_display
     from supervised.experiments.evaluation import SINUSOID_SHOTS, save_rows
     from supervised.experiments.evaluation import evaluate as run_evaluation
+    from supervised.experiments.published import published
 
     directory = RunDirectory.open(run)
     experiment = stored_experiment(directory, data)
@@ -166,7 +171,7 @@ def evaluate(
     if "ways" in sizes:
         params = start.for_network(experiment.learner)
     params = {name: value.to(_torch_device(device)) for name, value in params.items()}
-    with Console(stderr=True).status("evaluating") as status:
+    with counting_display(Console(stderr=True)) as show:
         rows = run_evaluation(
             experiment,
             params,
@@ -174,7 +179,7 @@ def evaluate(
             episodes=config.test_episodes if episodes is None else episodes,
             seed=seed,
             shots=SINUSOID_SHOTS if shots is None else (shots,),
-            on_progress=lambda row: status.update(f"evaluating {row}"),
+            on_progress=lambda row, done, total: show(f"evaluating {row}", done, total),
         )
     other = "".join(f"-{value}{name.removesuffix('s')}" for name, value in sizes.items())
     if json:
@@ -186,29 +191,36 @@ def evaluate(
             _print_paper(directory.description()["preset"], [config.method, *(row.name for row in rows)])
     with directory.stored():  # after the result was shown: a full disk does not take it away
         save_rows(rows, directory.path, f"evaluation{other}")
+    if publish:
+        options = {"steps": steps, "episodes": episodes, "seed": seed or None, **given_sizes}
+        options["model"] = None if model == "best" else model
+        measured = {"which": model, "iteration": info["iteration"]}
+        chosen = {name: value for name, value in options.items() if value is not None}
+        print(f"published: {published(directory, rows, measured, chosen).save()}", file=sys.stderr)
 
 
 def plot(run: Positional[str]) -> None:
-    """Draw a run's learning curve, its evaluation and, for sinusoids, fits, as PNG files in its directory.
+    """Draw a run's learning curve, its evaluation and, for sinusoids, fits, as PNG, SVG and PDF in its directory.
 
     Args:
         run: a run directory.
     """
-    from supervised.views.plots import plot_adaptation, plot_fits, plot_learning_curve
+    from maml_rl.tools.pictures import save
+    from supervised.views.plots import draw_adaptation, draw_fits, draw_learning_curve
 
     directory = RunDirectory.open(run)
-    files = [directory.path / "learning_curve.png"]
     with directory.stored():
-        plot_learning_curve(directory.progress(), files[0])
+        files = save(draw_learning_curve(directory.progress()), directory.path / "learning_curve")
         results = directory.path / "evaluation.json"
         experiment = stored_experiment(directory, None)
         if results.exists():
             rows = json.loads(results.read_text())
-            files.append(directory.path / "adaptation_curve.png")
-            plot_adaptation(rows, files[-1], regression=experiment.config.problem == "sinusoid")
-            if experiment.config.problem == "sinusoid":
-                files.append(directory.path / "fits.png")
-                plot_fits(experiment.learner, load_model(directory, "best")[0], rows, files[-1])
+            regression = experiment.config.problem == "sinusoid"
+            curve = draw_adaptation(rows, regression=regression)
+            files += save(curve, directory.path / "adaptation_curve")
+            if regression:
+                fits = draw_fits(experiment.learner, load_model(directory, "best")[0], rows)
+                files += save(fits, directory.path / "fits")
     print("\n".join(directory.shown(file.name) for file in files))
 
 
@@ -217,13 +229,16 @@ def compare(runs: Positional[tuple[str, ...]], *, output: str = "comparison.png"
 
     Args:
         runs: run directories, all evaluated.
-        output: the PNG file.
+        output: the file: .png, .svg or .pdf.
     """
-    from supervised.views.plots import plot_comparison
+    from maml_rl.tools.pictures import SUFFIXES, save_as
+    from maml_rl.tools.run_directory import check_output
+    from supervised.views.plots import draw_comparison
 
     curves = {description["config"]["method"]: rows for description, rows in _evaluations(runs)}
     with writable_file(output) as file:
-        plot_comparison(curves, file)
+        check_output(file, SUFFIXES)
+        save_as(draw_comparison(curves), file)
     print(output)
 
 
@@ -247,38 +262,79 @@ def table(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> No
             save_csv(content, file)
 
 
-def tune(
-    preset: Positional[str],
-    search: Positional[tuple[str, ...]],
+def search(
+    preset: Positional[str | None] = None,
     *,
+    space: tuple[str, ...] = (),
+    samples: int | None = None,
+    scheduler: Scheduler | None = None,
+    algorithm: Algorithm | None = None,
     method: Method | None = None,
-    samples: int = 8,
     data: Path | None = None,
+    device: Device = "cpu",
+    output: str | None = None,
+    resume: str | None = None,
+    address: str | None = None,
     json: FlagCreatePairsOff[bool] = False,
     fields: Any,
 ) -> None:
-    """Search over fields of the configuration with Ray Tune; best by validation.
+    """Search over fields of the configuration with Ray Tune; every trial is a run directory.
+
+    Best is the highest accuracy on validation tasks at any validation, of sinusoids the least loss. As many trials
+    run at once as the cluster holds, each on one CPU (and one GPU with --device cuda). Ctrl-C ends the search;
+    --resume goes on with it, without computing anything twice.
 
     Args:
-        preset: the experiment.
-        search: FIELD=LOW..HIGH (log-uniform) or FIELD=A,B,C (choice), any number of them.
-        method: meta-learner or baseline.
-        samples: configurations to try.
+        preset: the experiment; not needed with --resume.
+        space: what is searched: NAME=loguniform(LOW,HIGH), uniform(LOW,HIGH), randint(LOW,HIGH) or choice(A,B,...),
+            any number of them; NAME is any of the configuration's fields below.
+        samples: configurations to try; 16 unless given.
+        scheduler: asha, unless given, which stops what falls behind; pbt, whose worse trials take over the
+            parameters of better ones and change their values; or none.
+        algorithm: random, unless given, or optuna (an extra of this package).
+        method: meta-learner or baseline; by default the preset's.
         data: folder or zip file of the images.
-        json: print JSON.
+        device: where to compute.
+        output: folder of the search, a path or a URI (s3://BUCKET/searches/NAME); by default
+            runs/search-PRESET-METHOD-DATE-TIME. Trial 3's run is trial-00003 in it.
+        resume: go on with the search in this folder.
+        address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
+        json: print the trials as JSON.
     """
-    from supervised.experiments.tuning import search_space, tune_config
+    from maml_rl.tools.ray_start import start_ray
+    from maml_rl.tools.search.display import carry_out
+    from maml_rl.tools.search.search import Search, check_goes_on, new_search
+    from supervised.experiments.searched import SearchedExperiment
 
     changes = given(fields)
-    config = dataclasses.replace(get_preset(preset, method), **changes)
-    space = search_space(config, search)
-    trials = tune_config(Experiment(config, _data(config, data)), space, samples)
-    if json:
-        print_json({"trials": trials})
-        return
-    for trial in trials:
-        values = ", ".join(f"{name} {value}" for name, value in trial["config"].items())
-        print(f"{trial['score']:.4f}: {values}" + (f" ({trial['error']})" if trial["error"] else ""))
+    if resume is None:
+        if preset is None:
+            raise ConfigError(f"preset is missing; it must be one of: {', '.join(PRESETS)}")
+        config = dataclasses.replace(get_preset(preset, method), **changes)
+        experiment = Experiment(config, _data(config, data))
+        searched = SearchedExperiment(experiment, preset, _torch_device(device))
+        wanted = new_search(searched, space, samples, scheduler, algorithm)
+        name = f"search-{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = RunDirectory.free(output or f"runs/{name}")
+    else:
+        folder = RunDirectory.open(resume)
+        told: dict[str, Any] = {
+            "preset": preset,
+            "space": space,
+            "samples": samples,
+            "scheduler": scheduler,
+            "algorithm": algorithm,
+            "method": method,
+            "output": output,
+            **changes,
+        }
+        check_goes_on(folder, told)
+        experiment = stored_experiment(folder, data)
+        searched = SearchedExperiment(experiment, folder.description()["preset"], _torch_device(device))
+        wanted = Search.stored(folder, searched)
+    wanted.check()
+    start_ray(address)
+    carry_out(wanted, folder, "supervised", [], fresh=resume is None, json=json)
 
 
 def download(
@@ -288,12 +344,16 @@ def download(
     """Fetch Omniglot (14 MB, MIT licence) from its authors' archive and check it.
 
     Args:
-        dataset: omniglot; MiniImagenet's terms do not allow a download by program: see the README.
+        dataset: omniglot; MiniImagenet's terms do not allow a download by program: see docs/guide/supervised.md.
         folder: where to put the archives; name it afterwards with --data.
     """
+    from rich.console import Console
+
+    from maml_rl.tools.progress import counting_display
     from supervised.data.download import fetch_omniglot
 
-    fetch_omniglot(folder, print)
+    with counting_display(Console(stderr=True)) as show:
+        fetch_omniglot(folder, print, on_progress=lambda name, done, total: show(f"{name}, KiB", done, total))
 
 
 # --- helpers
@@ -308,16 +368,6 @@ def _print_rows(config: ExperimentConfig, rows: list[Any], iteration: int) -> No
         "mean squared error" if regression else f"accuracy in percent, {config.ways}-way {config.shots}-shot"
     )
     print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {iteration})")
-
-
-def describe(experiment: Experiment, preset: str) -> dict[str, Any]:
-    """``config.json``'s content."""
-    return {
-        "preset": preset,
-        "config": dataclasses.asdict(experiment.config),
-        "data": None if experiment.data is None else str(experiment.data.absolute()),
-        "started": time.strftime("%FT%T%z"),
-    }
 
 
 def stored_experiment(run: RunDirectory, data: Path | None) -> Experiment:
@@ -409,4 +459,4 @@ def _commands(arguments: Sequence[str]) -> dict[str, Any]:
     fields = config_options(arguments)
     plain = (evaluate, plot, compare, table, download)
     commands = {command.__name__: readable(command) for command in plain}
-    return commands | {command.__name__: readable(command, fields=fields) for command in (train, tune)}
+    return commands | {command.__name__: readable(command, fields=fields) for command in (train, search)}

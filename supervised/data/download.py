@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -16,23 +16,36 @@ OMNIGLOT_SHA256 = {
 }
 OMNIGLOT_SOURCE = "https://github.com/brendenlake/omniglot/raw/master/python/"
 
+_BLOCK = 2**16
+
 
 class DownloadError(ValueError):
     """A file could not be fetched, or is not the one that was expected."""
 
 
-def fetch_omniglot(folder: Path, say: Callable[[str], None], source: str = OMNIGLOT_SOURCE) -> None:
+def fetch_omniglot(
+    folder: Path,
+    say: Callable[[str], None],
+    source: str = OMNIGLOT_SOURCE,
+    on_progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> None:
     """Both archives into ``folder``; those that are there with the right checksum stay.
+
+    Args:
+        say: called with what was done.
+        on_progress: called with a file, the KiB that are there, and all of them where the server tells.
 
     Raises:
         DownloadError: see ``fetch``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, checksum in OMNIGLOT_SHA256.items():
-        say(fetch(source + name, folder / name, checksum))
+        say(fetch(source + name, folder / name, checksum, partial(on_progress, name)))
 
 
-def fetch(url: str, path: Path, sha256: str) -> str:
+def fetch(
+    url: str, path: Path, sha256: str, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> str:
     """Download to a temporary file, check it, then move it into place; an interrupted download starts over.
 
     Returns:
@@ -48,7 +61,10 @@ def fetch(url: str, path: Path, sha256: str) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with urlopen(url, timeout=60) as response, temporary.open("wb") as file:
-            shutil.copyfileobj(response, file)
+            total = int(response.headers.get("Content-Length") or 0)
+            while block := response.read(_BLOCK):
+                file.write(block)
+                on_progress(file.tell() // 1024, max(total, file.tell()) // 1024)
         found = _sha256(temporary)
         if found != sha256:
             raise DownloadError(f"{url}: sha256 is {found}; it must be {sha256}. Try again later")

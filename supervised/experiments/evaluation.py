@@ -74,13 +74,13 @@ def evaluate(
     episodes: int,
     seed: int,
     shots: Sequence[int] = SINUSOID_SHOTS,
-    on_progress: Callable[[str], None] = lambda row: None,
+    on_progress: Callable[[str, int, int], None] = lambda row, done, total: None,
 ) -> list[Row]:
     """Every row that the paper reports for the experiment's method.
 
     Args:
         shots: of sinusoids; of images the experiment's count.
-        on_progress: called with the name of each row before it is measured.
+        on_progress: called with the name of a row or of a step size that is tried, the tasks done, and all.
 
     Raises:
         ValueError: no episodes, a negative number of steps, or more than fits into the memory.
@@ -103,17 +103,15 @@ class _Measure:
     steps: int
     episodes: int
     seed: int
-    on_progress: Callable[[str], None]
+    on_progress: Callable[[str, int, int], None]
 
     def sinusoids(self, shots: int) -> Row:
         name, method = f"{shots}-shot", self.experiment.config.method
-        self.on_progress(name)
         sampler, learner = self.experiment.sampler(shots=shots), self.experiment.learner
         if method in ("pretrained", *MULTI_TASK):
             learner = self._tuned(learner, self.params, sampler)
-        curve = self._curve(
-            learner, self.params, self._draw(sampler), 0 if method == "oracle" else self.steps
-        )
+        steps = 0 if method == "oracle" else self.steps
+        curve = self._curve(name, learner, self.params, self._draw(sampler), steps)
         values = curve.losses.cpu().numpy()
         if method == "oracle":  # told the task, it has nothing to adapt to: a flat line
             values = values.repeat(self.steps + 1, axis=0)
@@ -121,20 +119,20 @@ class _Measure:
 
     def images(self) -> Row:
         experiment = self.experiment
-        self.on_progress(experiment.config.method)
-        curve = self._curve(experiment.learner, self.params, self._draw(experiment.test_sampler), self.steps)
+        episodes = self._draw(experiment.test_sampler)
+        curve = self._curve(experiment.config.method, experiment.learner, self.params, episodes, self.steps)
         return Row(experiment.config.method, _percent(curve), _step_size(experiment.learner))
 
     def fine_tuning(self) -> Row:
-        self.on_progress("fine-tuning")
         learner = self.experiment.few_shot_learner
         params = with_new_head(learner, self.params)
         learner = self._tuned(learner, params, self.experiment.validation_sampler)
-        curve = self._curve(learner, params, self._draw(self.experiment.test_sampler), self.steps)
+        episodes = self._draw(self.experiment.test_sampler)
+        curve = self._curve("fine-tuning", learner, params, episodes, self.steps)
         return Row("fine-tuning", _percent(curve), learner.inner_lr)
 
     def nearest_neighbour(self) -> Row:
-        self.on_progress("nearest neighbour")
+        self.on_progress("nearest neighbour", 0, self.episodes)
         config = self.experiment.config
         result = nearest_neighbour(
             self.experiment.learner,
@@ -149,8 +147,14 @@ class _Measure:
         device = next(iter(self.params.values())).device
         return sampler(stream(self.seed, purpose), tasks or self.episodes).to(device)
 
-    def _curve(self, learner: Learner, params: Params, episodes: Episodes, steps: int) -> Measurement:
-        return adaptation_curve(learner, params, episodes, steps, chunk_size(self.experiment.config))
+    def _curve(
+        self, name: str, learner: Learner, params: Params, episodes: Episodes, steps: int
+    ) -> Measurement:
+        def show(done: int) -> None:
+            self.on_progress(name, done, episodes.tasks)
+
+        show(0)
+        return adaptation_curve(learner, params, episodes, steps, chunk_size(self.experiment.config), show)
 
     def _tuned(self, learner: Learner, params: Params, sampler: Sampler) -> Learner:
         """With the step size of the lowest loss on tuning tasks, averaged over the gradient steps."""
@@ -159,7 +163,8 @@ class _Measure:
 
         def loss(step_size: float) -> float:
             candidate = dataclasses.replace(learner, inner_lr=step_size)
-            mean = self._curve(candidate, params, episodes, max(self.steps, 1)).losses[1:].mean()
+            name = f"step size {step_size:g}"
+            mean = self._curve(name, candidate, params, episodes, max(self.steps, 1)).losses[1:].mean()
             return float(mean) if torch.isfinite(mean) else math.inf
 
         return dataclasses.replace(learner, inner_lr=min(STEP_SIZES, key=loss))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -222,3 +223,13 @@ class Experiment:
                 config.regularisation,
             )
         return MetaTrainer(self.problem.learner, self.problem.train, config, device, start_from)
+
+
+def describe(experiment: Experiment, preset: str) -> dict[str, Any]:
+    """``config.json``'s content."""
+    return {
+        "preset": preset,
+        "config": dataclasses.asdict(experiment.config),
+        "data": None if experiment.data is None else str(experiment.data.absolute()),
+        "started": time.strftime("%FT%T%z"),
+    }

@@ -18,7 +18,7 @@ _SINUSOID = ExperimentConfig(
     shots=10,  # paper
     query=10,  # code
     # Code. With the paper's 0.01 the model ends as good after one step, but up to one task in a hundred
-    # diverges within ten steps, which Table 2 does not show (RESULTS.md).
+    # diverges within ten steps, which Table 2 does not show (docs/log.md).
     inner_lr=0.001,
     hidden_sizes=(40, 40),  # paper
     test_steps=10,  # paper, Figure 3
@@ -93,7 +93,7 @@ PRESETS = {
     "omniglot-20w1s": _OMNIGLOT_20,
     "omniglot-20w5s": dataclasses.replace(_OMNIGLOT_20, shots=5, query=5),
     # Not in the paper: many ways make hard tasks, and adapting the last layer alone makes them cheap. A good place
-    # to start the others from (README).
+    # to start the others from (docs/guide/supervised.md).
     "omniglot-60w1s": dataclasses.replace(
         _OMNIGLOT_20,
         method="anil",

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class TrainingRun:
     best_params: Params = field(default_factory=dict, init=False)
     best_score: float = field(default=-math.inf, init=False)
     _window: list[list[float]] = field(default_factory=list, init=False)
+    _saved: int = field(default=0, init=False)
+    _events: EventLog | None = field(default=None, init=False)
 
     def __call__(self) -> dict[str, float]:
         """Train; returns the last row of ``progress.csv``.
@@ -61,7 +64,8 @@ class TrainingRun:
                 stack.enter_context(self.run.stored())
                 stack.enter_context(self.run.writing())
             if self.resume:
-                self._restore()
+                assert self.run is not None, "only a run on disk can be resumed"
+                self.restore(self.run.checkpoint, same=True)
             interrupted = stack.enter_context(interruptible())
             show = stack.enter_context(
                 progress_display(
@@ -77,39 +81,54 @@ class TrainingRun:
 
     def _loop(self, interrupted: threading.Event, show: Any) -> dict[str, float]:
         row: dict[str, float] = {}
-        saved, settings = self.trainer.iteration, self.settings
-        events = EventLog(self.run.path, "supervised", saved + 1) if self.run else None
+        self._saved, settings = self.trainer.iteration, self.settings
         try:
             while self.trainer.iteration < settings.iterations and not interrupted.is_set():
-                self._window.append(list(self.trainer.step()))
-                iteration = self.trainer.iteration
-                last = iteration == settings.iterations
-                if iteration % settings.report_every and not last:
-                    continue
-                row = self._row()
-                validates = iteration % settings.validate_every == 0 or last
-                is_best = validates and self._validate(row)
-                self._record(row, events)
-                if is_best and self.run:
-                    save(self.run.path / MODEL, self.trainer.params, {"iteration": iteration})
-                if validates:
-                    self._checkpoint()
-                    saved = iteration
-                show(row)
+                if ended := self.iterate():
+                    row = ended
+                    show(row)
         except Exception as error:
             # The failed iteration changed nothing: keep those before it, unless it is the disk that failed.
-            if self.trainer.iteration > saved and not isinstance(error, OSError):
-                self._checkpoint()
+            if not isinstance(error, OSError):
+                self.save()
             raise
         finally:
-            if events:
-                events.close()
+            self.close()
         # Here and not in the loop: an interrupt may arrive anywhere in it.
-        if self.trainer.iteration > saved:
-            self._checkpoint()
+        self.save()
         if self.trainer.iteration < settings.iterations:
             self._say_interrupted()
         return row
+
+    def iterate(self) -> dict[str, float] | None:
+        """One iteration; the row of ``progress.csv`` that it ended, if it did."""
+        settings = self.settings
+        self._window.append(list(self.trainer.step()))
+        iteration = self.trainer.iteration
+        last = iteration == settings.iterations
+        if iteration % settings.report_every and not last:
+            return None
+        row = self._row()
+        validates = iteration % settings.validate_every == 0 or last
+        is_best = validates and self._validate(row)
+        self._record(row)
+        if is_best and self.run:
+            save(self.run.path / MODEL, self.trainer.params, {"iteration": iteration})
+        if validates:
+            self.save()
+        return row
+
+    def save(self) -> None:
+        """Write the checkpoint, unless it is there already."""
+        if self.run is not None and self.trainer.iteration > self._saved:
+            self.write_checkpoint(self.run.path / CHECKPOINT)
+            self.run.store()
+        self._saved = self.trainer.iteration
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._events is not None:
+            self._events.close()
 
     def _row(self) -> dict[str, float]:
         """Means over the iterations since the last row, which is thereby closed."""
@@ -121,40 +140,49 @@ class TrainingRun:
     def _validate(self, row: dict[str, float]) -> bool:
         """Fill in the validation's results; whether this is the best model so far."""
         measured = self.validate(self.trainer.params)
-        row["validation_loss"] = score = float(measured.losses.mean())
-        score = -score
+        row["validation_loss"] = float(measured.losses.mean())
         if measured.accuracies is not None:
-            row["validation_accuracy"] = score = float(measured.accuracies.mean())
+            row["validation_accuracy"] = float(measured.accuracies.mean())
+        score = validation_score(row)
         if not score > self.best_score:
             return False
         self.best_score = score
         self.best_params = {name: value.clone() for name, value in self.trainer.params.items()}
         return True
 
-    def _record(self, row: dict[str, float], events: EventLog | None) -> None:
-        if self.run is not None and events is not None:
-            self.run.append_progress(row)
-            events.append(row, int(row["iteration"]))
-
-    def _checkpoint(self) -> None:
+    def _record(self, row: dict[str, float]) -> None:
         if self.run is None:
             return
+        self.run.append_progress(row)
+        if self._events is None:
+            self._events = EventLog(self.run.path, "supervised", self._saved + 1)
+        self._events.append(row, int(row["iteration"]))
+
+    def write_checkpoint(self, path: Path) -> None:
+        """All that later iterations depend on."""
         info = {
             "iteration": self.trainer.iteration,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
             "window": [[x if math.isfinite(x) else None for x in report] for report in self._window],
             "settings": _as_json(self.settings),
         }
-        save(self.run.path / CHECKPOINT, self.trainer.params, info, self.trainer.state())
-        self.run.store()
+        save(path, self.trainer.params, info, self.trainer.state())
 
-    def _restore(self) -> None:
+    def restore(self, path: Path, *, same: bool) -> None:
+        """Go on from a checkpoint; ``progress.csv`` ends where it was written.
+
+        Args:
+            same: refuse a checkpoint of another configuration.
+
+        Raises:
+            RunError: so, or it does not fit.
+        """
         assert self.run is not None, "only a run on disk can be resumed"
-        path = self.run.checkpoint
         checkpoint = load(path)
         try:
             info = checkpoint.info
-            _check_same(self.run.shown("config.json"), self.settings, info["settings"])
+            if same:
+                _check_same(self.run.shown("config.json"), self.settings, info["settings"])
             self.trainer.load(checkpoint.params, checkpoint.state, info["iteration"])
             self.best_score = -math.inf if info["best_score"] is None else info["best_score"]
             self._window = [[math.nan if x is None else x for x in report] for report in info["window"]]
@@ -164,6 +192,7 @@ class TrainingRun:
             raise RunError(f"checkpoint {path} does not fit this run: {error}") from error
         if damage := self.run.repair_progress(self.trainer.iteration):
             self.console.print(f"warning: {damage}; it goes on from here", soft_wrap=True, highlight=False)
+        self._saved = self.trainer.iteration
         if (self.run.path / MODEL).exists():
             self.best_params = load(self.run.path / MODEL).params
 
@@ -194,6 +223,12 @@ def _check_same(file: str, settings: TrainingSettings, trained: Mapping[str, Any
                 f"{name} is {value!r} in {file}, but the checkpoint there was trained with "
                 f"{trained.get(name)!r}: a resumed run keeps its configuration"
             )
+
+
+def validation_score(row: Mapping[str, float]) -> float:
+    """By which the best model is chosen: the accuracy, or minus the loss where there is none; NaN unmeasured."""
+    accuracy = row["validation_accuracy"]
+    return -row["validation_loss"] if math.isnan(accuracy) else accuracy
 
 
 def progress_line(row: dict[str, float]) -> str:

@@ -175,11 +175,20 @@ def _gradients(losses: Tensor, meta_params: Params, weight: float) -> tuple[Tens
 
 
 def adaptation_curve(
-    learner: Learner, meta_params: Params, episodes: Episodes, steps: int, tasks_per_chunk: int
+    learner: Learner,
+    meta_params: Params,
+    episodes: Episodes,
+    steps: int,
+    tasks_per_chunk: int,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Measurement:
-    """Query loss and accuracy of each task after 0 .. ``steps`` gradient steps: ``[steps + 1, tasks]``."""
+    """Query loss and accuracy of each task after 0 .. ``steps`` gradient steps: ``[steps + 1, tasks]``.
+
+    Args:
+        on_progress: called with the number of tasks done.
+    """
     meta_params = {name: value.detach() for name, value in meta_params.items()}
-    chunks = []
+    chunks, done = [], 0
     for chunk in episodes.chunks(tasks_per_chunk):
         parts = split(learner, meta_params, chunk.tasks)
         curve = []
@@ -195,6 +204,8 @@ def adaptation_curve(
                 None if learner.accuracy is None else torch.stack([_known(p.accuracies) for p in curve]),
             )
         )
+        done += chunk.tasks
+        on_progress(done)
     return join(chunks)
 
 

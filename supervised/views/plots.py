@@ -1,23 +1,30 @@
-"""Learning curves, adaptation curves (paper, Figures 3 and 6) and fitted sinusoids (Figures 2 and 7) as PNG."""
+"""Learning curves, adaptation curves (paper, Figures 3 and 6) and fitted sinusoids (Figures 2 and 7).
+
+Every function returns a figure; ``tools.pictures.save`` writes it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the backend must be chosen before
 
 from maml_rl.learning.meta_learner import Params
+from maml_rl.tools.pictures import banded
 from supervised.data.episodes import Examples, Purpose, stream
 from supervised.data.sinusoid import INPUT, SinusoidSampler, draw_sinusoids
+from supervised.experiments.config import METHODS
 from supervised.learning.meta_step import Learner, adapted_params, split
 
 FIT_SHOTS = (5, 10)  # paper, Figure 2
@@ -25,7 +32,7 @@ FIT_STEPS = (1, 10)
 FIT_TASKS = 3
 
 
-def plot_learning_curve(progress: Sequence[dict[str, float]], path: Path) -> None:
+def draw_learning_curve(progress: Sequence[dict[str, float]]) -> Figure:
     """Query loss, or accuracy where there is one, in training and validation."""
     quantity = "loss" if math.isnan(progress[-1]["query_accuracy"]) else "accuracy"
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -34,20 +41,20 @@ def plot_learning_curve(progress: Sequence[dict[str, float]], path: Path) -> Non
         axes.plot(*np.array(points).reshape(-1, 2).T, label=label)
     axes.set(xlabel="meta-iteration", ylabel=f"query {quantity} after adaptation")
     axes.legend()
-    _save(figure, path)
+    return figure
 
 
-def plot_adaptation(rows: Sequence[Mapping[str, Any]], path: Path, *, regression: bool) -> None:
+def draw_adaptation(rows: Sequence[Mapping[str, Any]], *, regression: bool) -> Figure:
     """A run's evaluation: a curve per row against the number of gradient steps."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for row in rows:
         _curve(axes, row, row["name"])
     axes.set(xlabel="gradient steps", ylabel="mean squared error" if regression else "accuracy, percent")
     axes.legend()
-    _save(figure, path)
+    return figure
 
 
-def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def draw_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """A panel per row name (number of shots), a curve per method.
 
     Args:
@@ -61,14 +68,14 @@ def plot_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Pat
         for method, rows in curves.items():
             for row in rows:
                 if row["name"] == name:
-                    _curve(axes, row, method)
+                    _curve(axes, row, method, method_color(method))
         axes.set(title=name, xlabel="gradient steps")
     panels[0, 0].set_ylabel("mean ± 95 % interval over test tasks")
     panels[0, -1].legend()
-    _save(figure, path)
+    return figure
 
 
-def plot_fits(learner: Learner, params: Params, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw_fits(learner: Learner, params: Params, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Test sinusoids and what the model makes of them before and after some gradient steps.
 
     Args:
@@ -85,10 +92,10 @@ def plot_fits(learner: Learner, params: Params, rows: Sequence[Mapping[str, Any]
             _fit(axes, tuned, params, shots, task)
             axes.set_title(f"{shots}-shot")
     panels[0, 0].legend(fontsize="small")
-    _save(figure, path)
+    return figure
 
 
-def _fit(axes: plt.Axes, learner: Learner, params: Params, shots: int, task: int) -> None:
+def _fit(axes: Axes, learner: Learner, params: Params, shots: int, task: int) -> None:
     rng = stream(0, Purpose.TEST, task)
     sinusoid = draw_sinusoids(rng, 1)
     inputs = learner.network.init_params(rng)["dense.0.weight"].shape[0]
@@ -110,11 +117,10 @@ def _predict(
         return learner.outputs(adapted, grid)[0, :, 0].numpy()
 
 
-def _curve(axes: plt.Axes, row: Mapping[str, Any], label: str) -> None:
-    widths = [0.0 if width is None else width for width in row["interval_95"]]
-    axes.errorbar(range(len(row["mean"])), row["mean"], yerr=widths, capsize=3, label=label)
+def method_color(name: str) -> str:
+    """The colour that a method has in every figure."""
+    return f"C{list(dict.fromkeys(chain.from_iterable(METHODS.values()))).index(name)}"
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def _curve(axes: Axes, row: Mapping[str, Any], label: str, color: str | None = None) -> None:
+    banded(axes, range(len(row["mean"])), row["mean"], row["interval_95"], label=label, color=color)

@@ -13,36 +13,33 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from maml_rl.experiments.run import Run
-from maml_rl.experiments.search import TrialResult
-from maml_rl.experiments.training import RecentReturns
-from maml_rl.tools.run_directory import RunError
-from maml_rl.tools.search_space import Dimension
-from maml_rl.views.plots import save, side_by_side
-
-SCORE = "mean return after adaptation"
+from maml_rl.tools.pictures import save, side_by_side
+from maml_rl.tools.run_directory import RunDirectory, RunError
+from maml_rl.tools.search.searched import SCORE, Searched, TrialResult
+from maml_rl.tools.search.space import Dimension
 
 
-def draw_search(trials: Sequence[TrialResult], space: Sequence[Dimension], folder: Path) -> list[Path]:
-    """Write ``search.png`` and ``search.svg`` into ``folder``."""
-    return save(search_figure(trials, [learning_curve(trial) for trial in trials], space), folder / "search")
+def draw_search(
+    trials: Sequence[TrialResult], searched: Searched, space: Sequence[Dimension], folder: Path
+) -> list[Path]:
+    """Write ``search.png``, ``.svg`` and ``.pdf`` into ``folder``."""
+    curves = [learning_curve(trial, searched) for trial in trials]
+    return save(search_figure(trials, curves, space, searched.score_name), folder / "search")
 
 
-def learning_curve(trial: TrialResult) -> tuple[list[float], list[float]]:
+def learning_curve(trial: TrialResult, searched: Searched) -> tuple[list[float], list[float]]:
     """Iterations, and the score at each: none of a trial without rows."""
-    iterations, scores, recent = [], [], RecentReturns()
+    results = []
     with contextlib.suppress(RunError):
-        for row in Run.open(trial.place).progress():
-            recent.add(row["return_post"])
-            iterations.append(row["iteration"])
-            scores.append(recent.mean)
-    return iterations, scores
+        results = searched.results(RunDirectory.open(trial.place).progress())
+    return [result["iteration"] for result in results], [result[SCORE] for result in results]
 
 
 def search_figure(
     trials: Sequence[TrialResult],
     curves: Sequence[tuple[Sequence[float], Sequence[float]]],
     space: Sequence[Dimension],
+    score_name: str,
 ) -> Figure:
     """A line per trial through its values to its score, and its learning curve; none without a finite score."""
     kept = [(t, curve) for t, curve in zip(trials, curves, strict=True) if math.isfinite(t.score)]
@@ -56,7 +53,7 @@ def search_figure(
         left.plot(range(len(heights)), heights, color=color)
         right.plot(iterations, curve, color=color, linewidth=1)
     _label_axes(left, space, norm)
-    right.set(xlabel="iteration", ylabel=SCORE)
+    right.set(xlabel="iteration", ylabel=score_name)
     return figure
 
 
@@ -86,7 +83,7 @@ def _label_axes(axes: Axes, space: Sequence[Dimension], norm: Normalize) -> None
                 fontsize="small",
             )
     names = [d.name + (" (log)" if d.kind == "loguniform" else "") for d in space]
-    axes.set_xticks(range(len(space) + 1), [*names, "return"], rotation=20, ha="right")
+    axes.set_xticks(range(len(space) + 1), [*names, "score"], rotation=20, ha="right")
     axes.tick_params(axis="x", pad=14)
     axes.set(yticks=[], ylim=(-0.1, 1.1))
     for spine in axes.spines.values():

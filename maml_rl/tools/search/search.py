@@ -1,22 +1,8 @@
-"""A search with Ray Tune in which every trial is a run directory.
-
-::
-
-    config.json          the search: enough to go on with it
-    trial-00000/         a run, as `maml-rl train` writes it, of the first configuration
-    results.csv          a row per trial, best first
-    search.png, .svg     parallel coordinates and learning curves
-
-A search that is gone on with draws the same configurations again, by the same seed. Trials that have rows report
-them at once, so that scheduler and search algorithm see what they saw, and then train on from their checkpoints. No
-pickle of Ray Tune's is read.
-"""
+"""Ray Tune, and what it is told."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import logging
 import math
@@ -24,39 +10,34 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Self, get_args
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining
 from ray.tune.search import BasicVariantGenerator
 
-from maml_rl.experiments.plan import Plan
-from maml_rl.experiments.run import Run
-from maml_rl.experiments.training import describe
-from maml_rl.experiments.trial import (
+from maml_rl.tools.checks import COUNT, checked, one_of
+from maml_rl.tools.run_directory import RunDirectory, RunError, RunFailedError
+from maml_rl.tools.search.searched import (
     ERROR,
     SCORE,
-    Shared,
-    Trial,
+    Algorithm,
+    Scheduler,
+    Searched,
+    Show,
+    TrialResult,
     decoded,
-    trial_config,
     trial_name,
     trial_place,
 )
-from maml_rl.rllib.maml import MAML
-from maml_rl.tools.checks import COUNT, checked, one_of
-from maml_rl.tools.files import write_atomically
-from maml_rl.tools.run_directory import RunDirectory, RunError, RunFailedError
-from maml_rl.tools.search_space import Dimension
+from maml_rl.tools.search.space import FORMS, Dimension, parse_space
+from maml_rl.tools.search.trial import Shared, Trial
 from maml_rl.tools.storage import Place, child
-
-Scheduler = Literal["asha", "pbt", "none"]
-Algorithm = Literal["random", "optuna"]
 
 REDUCTION = 3
 """ASHA keeps one trial in three at each of its rungs."""
@@ -66,13 +47,9 @@ ROUNDS = 5
 
 @dataclass
 class Search:
-    """What is searched, and how.
+    """What is searched, and how."""
 
-    Attributes:
-        plan: the run that every trial is but for the searched fields.
-    """
-
-    plan: Plan
+    searched: Searched
     space: Sequence[Dimension]
     samples: int
     scheduler: Scheduler = "asha"
@@ -99,45 +76,66 @@ class Search:
         for dimension in self.space:
             for value in dimension.values:
                 try:
-                    trial_config(self.plan.config, {dimension.name: value}).validate()
+                    self.searched.check({dimension.name: value})
                 except ValueError as error:
                     raise ValueError(f"space: {dimension}: {error}") from error
-        self.plan.check().close()
+        self.searched.check_all()
 
     def description(self) -> dict[str, Any]:
         """``config.json``'s content."""
-        plan = self.plan
-        run = describe(plan.config, plan.preset, plan.method, plan.iterations, plan.checkpoint_every)
         return {
-            **run,
+            **self.searched.description(),
             "space": [str(dimension) for dimension in self.space],
             "samples": self.samples,
             "scheduler": self.scheduler,
             "algorithm": self.algorithm,
         }
 
+    @classmethod
+    def stored(cls, folder: RunDirectory, searched: Searched) -> Self:
+        """The search in a folder that ``check_goes_on`` has seen."""
+        stored = folder.description()
+        space = parse_space(stored["space"], searched.fields)
+        return cls(searched, space, stored["samples"], stored["scheduler"], stored["algorithm"])
 
-@dataclass(frozen=True)
-class TrialResult:
-    """What became of one trial.
 
-    Attributes:
-        score: at its last iteration; -inf if it has none or diverged.
-        finished: not interrupted.
-        error: why it failed, or nothing.
+def new_search(
+    searched: Searched,
+    space: Sequence[str],
+    samples: int | None,
+    scheduler: Scheduler | None,
+    algorithm: Algorithm | None,
+) -> Search:
+    """From options of a command line; None is what is usual."""
+    return Search(
+        searched,
+        parse_space(space, searched.fields),
+        16 if samples is None else samples,
+        scheduler or "asha",
+        algorithm or "random",
+    )
+
+
+def check_goes_on(folder: RunDirectory, told: Mapping[str, Any]) -> None:
+    """Refuse the folder of a run, and to be told again what a search keeps when it is gone on with.
+
+    Args:
+        told: by the command line; what it was not told is None or empty.
+
+    Raises:
+        RunError: saying what was told, or what the folder's description lacks.
     """
-
-    number: int
-    place: Place
-    values: Mapping[str, Any]
-    score: float = -math.inf
-    iteration: int = 0
-    finished: bool = False
-    error: str = ""
-
-
-Show = Callable[[Mapping[int, TrialResult], int | None], None]
-"""Is called with the trials by number, and the one that has just ended."""
+    for name, value in told.items():
+        if value not in (None, ()):
+            raise RunError(
+                f"{name} is {value!r}, but the search in {folder.place} is gone on with as it was begun"
+            )
+    stored, file = folder.description(), folder.shown("config.json")
+    missing = {"space", "samples", "scheduler", "algorithm"} - stored.keys()
+    if missing:
+        raise RunError(f"{file} lacks {min(missing)}: it is not of a search")
+    if not isinstance(stored["space"], list) or not all(isinstance(text, str) for text in stored["space"]):
+        raise RunError(f"{file}: space must be a list of NAME={FORMS}")
 
 
 def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialResult]:
@@ -150,11 +148,8 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
     """
     place = output.place if isinstance(output.place, str) else output.place.absolute()
     watch, numbers = _Watch(place, search.space, show), itertools.count()
-    config = search.plan.config
-    shared = Shared(search.plan, search.space, search.scheduler == "pbt", place)
-    trainable = tune.with_resources(
-        tune.with_parameters(Trial, shared=shared), MAML.default_resource_request(config)
-    )
+    shared = Shared(search.searched, search.space, search.scheduler == "pbt", place)
+    trainable = tune.with_resources(tune.with_parameters(Trial, shared=shared), search.searched.resources())
     with tempfile.TemporaryDirectory(prefix="maml_rl-") as scratch:
         # Parameters on their way from trial to trial: all nodes must find them.
         exchange = child(place, ".exchange")
@@ -175,7 +170,7 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=storage,
-                stop={"iteration": search.plan.iterations},
+                stop={"iteration": search.searched.iterations},
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
                 callbacks=[watch],
@@ -214,7 +209,7 @@ def _quiet_tune() -> Iterator[None]:
 
 def scheduler_of(search: Search) -> Any:
     """Ray Tune's scheduler; None lets all trials run to the end."""
-    iterations = search.plan.iterations
+    iterations = search.searched.iterations
     if search.scheduler == "asha":
         grace = max(1, iterations // REDUCTION**2)
         return ASHAScheduler("iteration", max_t=iterations, grace_period=grace, reduction_factor=REDUCTION)
@@ -236,7 +231,7 @@ def _within(values: dict[str, Any], space: Sequence[Dimension]) -> dict[str, Any
 
 
 def _algorithm(search: Search, place: Place) -> Any:
-    seed = search.plan.config.seed
+    seed = search.searched.seed
     if search.algorithm == "random":
         # What a trial has taken over from others no seed draws again.
         known = _known_values(search, place) if search.scheduler == "pbt" else []
@@ -255,7 +250,7 @@ def _known_values(search: Search, place: Place) -> list[dict[str, Any]]:
     known = []
     for number in range(search.samples):
         try:
-            stored = Run.open(trial_place(place, number)).description()["config"]
+            stored = RunDirectory.open(trial_place(place, number)).description()["config"]
         except RunError:
             break
         known.append({d.name: d.encoded(stored[d.name]) for d in search.space})
@@ -293,17 +288,3 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._note(trial, ended=True, finished=True, score=-math.inf, error="its process or its node died")
-
-
-def save_results(trials: Sequence[TrialResult], space: Sequence[Dimension], folder: Path) -> Path:
-    """Write ``results.csv``: a row per trial, best first."""
-    names = [dimension.name for dimension in space]
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["trial", SCORE, "iteration", *names, "error"])
-    for trial in trials:
-        values = [trial.values[name] for name in names]
-        writer.writerow([trial.number, trial.score, trial.iteration, *values, trial.error])
-    path = folder / "results.csv"
-    write_atomically(path, text.getvalue().encode())
-    return path
