@@ -1,68 +1,89 @@
 # make train:   set up, train point navigation, show the adaptation table and plots.
 # make test:    set up, run the fast tests.
-# make figure4: Figure 4 of the paper: point navigation with every method. Interrupted runs are resumed.
-# make figure5: Figure 5: the four locomotion families with MAML and three baselines; many hours.
+# make figure4: Figure 4 of the paper: point navigation with every method, five seeds (SEEDS4). Interrupted runs are resumed.
+# make figure5: Figure 5: the four locomotion families with MAML and three baselines, three seeds (SEEDS5); days.
+# make metaworld: ML1, ML10 and ML45, three seeds (SEEDS5); days.
 # make table1:  Table 1: Omniglot and MiniImagenet (SUPERVISED_MINIIMAGENET names its folder or zip file); days, or a GPU.
 # make table2:  Table 2 and Figures 2, 3, 6, 7: sinusoids with MAML and six baselines; about an hour.
 # make table3:  Table 3: Omniglot with a context vector.
+# make results: the tables and figures of RESULTS.md and the documentation, from the files in results/.
+# make docs:    the documentation, as pages in site/ that need no server.
+# make dist:    wheel and source distribution in dist/.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/point-nav-$(shell date +%Y%m%d-%H%M%S)
 SEED ?= 0
+# Of the paper's figures.
+SEEDS4 ?= 0 1 2 3 4
+SEEDS5 ?= 0 1 2
 
 METHODS := maml first-order pretrained random oracle context-vector
 LOCOMOTION := half-cheetah-vel half-cheetah-dir ant-vel ant-dir
+METAWORLD := $(foreach p,ml1-reach ml1-push ml1-pick-place,$(p).maml) ml10.maml ml10.rl2 ml45.maml
 
-OMNIGLOT := omniglot-5w1s.maml omniglot-5w5s.maml omniglot-5w1s-noconv.maml omniglot-5w5s-noconv.maml \
-	omniglot-20w1s.maml omniglot-20w5s.maml
+OMNIGLOT := $(foreach p,5w1s 5w5s 5w1s-noconv 5w5s-noconv 20w1s 20w5s,omniglot-$(p).maml)
 MINIIMAGENET := $(foreach m,maml first-order classifier,miniimagenet-1shot.$(m) miniimagenet-5shot.$(m))
 SINUSOID := $(foreach m,maml pretrained oracle context-vector multi-task multi-task-l2 multi-task-l2-mean,sinusoid.$(m))
 CONTEXT := $(foreach p,omniglot-5w1s omniglot-5w5s,$(p).maml $(p).context-vector)
-# Shell commands of $(1) that train runs/paper/PRESET.METHOD, or go on with it.
-trained = run=$(@D); name=$*; \
+# The folders of runs PRESET.METHOD $(1) with seeds $(2).
+runs = $(foreach r,$(1),$(foreach s,$(2),runs/paper/$(r).seed$(s)))
+# Shell commands of $(1) that train runs/paper/PRESET.METHOD.seedN, or go on with it.
+trained = run=$(@D); seed=$${run\#\#*.seed}; name=$*; name=$${name%.seed*}; \
 	if [ -e $$run/checkpoint.safetensors ]; then $(BIN)/$(1) train --resume $$run; \
-	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name##*.} --output $$run; fi
+	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name\#\#*.} --seed $$seed --output $$run; fi
 
-.PHONY: train figure4 figure5 table1 table2 table3 test test-slow mutants audit lint format setup clean
+.PHONY: train figure4 figure5 metaworld table1 table2 table3 results docs dist test test-slow mutants audit lint format setup clean
 
 train: setup
 	$(BIN)/maml-rl train point-nav --seed $(SEED) --output $(RUN)
 	$(BIN)/maml-rl evaluate $(RUN)
 	$(BIN)/maml-rl plot $(RUN)
 
-figure4: $(METHODS:%=runs/paper/point-nav.%/adaptation.json)
-	$(BIN)/maml-rl plot $(dir $^) --output runs/paper/figure4
+figure4: $(addsuffix /adaptation.json,$(call runs,$(METHODS:%=point-nav.%),$(SEEDS4))) results
+	$(BIN)/maml-rl plot $(call runs,$(METHODS:%=point-nav.%),$(SEEDS4)) --output runs/paper/figure4
 
-figure5: $(foreach preset,$(LOCOMOTION),$(foreach m,maml pretrained random oracle,runs/paper/$(preset).$(m)/adaptation.json))
-	$(BIN)/maml-rl plot $(dir $^) --output runs/paper/figure5
+FIGURE5 = $(call runs,$(foreach p,$(LOCOMOTION),$(foreach m,maml pretrained random oracle,$(p).$(m))),$(SEEDS5))
+figure5: $(addsuffix /adaptation.json,$(FIGURE5)) results
+	$(BIN)/maml-rl plot $(FIGURE5) --output runs/paper/figure5
 
-# runs/paper/PRESET.METHOD: trained, or gone on with, and evaluated.
+metaworld: $(addsuffix /adaptation.json,$(call runs,$(METAWORLD:%=metaworld-%),$(SEEDS5))) results
+
+# runs/paper/PRESET.METHOD.seedN: trained, or gone on with, evaluated, and its result published.
 runs/paper/%/adaptation.json: | setup
 	$(call trained,maml-rl)
-	$(BIN)/maml-rl evaluate $(@D)
+	$(BIN)/maml-rl evaluate $(@D) --publish $(if $(findstring metaworld,$*),$(if $(findstring rl2,$*),,--steps 1))
 
 table1 table3: export SUPERVISED_OMNIGLOT ?= $(CURDIR)/data/omniglot
-table1: $(OMNIGLOT:%=runs/paper/%/evaluation.json) $(MINIIMAGENET:%=runs/paper/%/evaluation.json)
-	$(BIN)/supervised table $(dir $^) --output runs/paper/table1.csv
+table1: $(addsuffix /evaluation.json,$(call runs,$(OMNIGLOT) $(MINIIMAGENET),$(SEED))) results
+	$(BIN)/supervised table $(call runs,$(OMNIGLOT) $(MINIIMAGENET),$(SEED)) --output runs/paper/table1.csv
 
-table2: $(SINUSOID:%=runs/paper/%/evaluation.json)
-	for run in $(dir $^); do $(BIN)/supervised plot $$run || exit 1; done
-	$(BIN)/supervised compare $(dir $^) --output runs/paper/figures3-6.png
-	$(BIN)/supervised table $(dir $^) --output runs/paper/table2.csv
+table2: $(addsuffix /evaluation.json,$(call runs,$(SINUSOID),$(SEED))) results
+	for run in $(call runs,$(SINUSOID),$(SEED)); do $(BIN)/supervised plot $$run || exit 1; done
+	$(BIN)/supervised compare $(call runs,$(SINUSOID),$(SEED)) --output runs/paper/figures3-6.png
+	$(BIN)/supervised table $(call runs,$(SINUSOID),$(SEED)) --output runs/paper/table2.csv
 
-table3: $(CONTEXT:%=runs/paper/%/evaluation.json)
-	$(BIN)/supervised table $(dir $^) --output runs/paper/table3.csv
+table3: $(addsuffix /evaluation.json,$(call runs,$(CONTEXT),$(SEED))) results
+	$(BIN)/supervised table $(call runs,$(CONTEXT),$(SEED)) --output runs/paper/table3.csv
 
-# Trained, or gone on with, and evaluated, as above.
+# Trained, or gone on with, evaluated and published, as above.
 runs/paper/%/evaluation.json: | setup
 	case $* in omniglot*) [ -e $$SUPERVISED_OMNIGLOT ] || $(BIN)/supervised download omniglot $$SUPERVISED_OMNIGLOT;; esac
 	$(call trained,supervised)
-	$(BIN)/supervised evaluate $(@D)
+	$(BIN)/supervised evaluate $(@D) --publish
+
+results: setup
+	$(BIN)/python results/render.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: setup
+	$(BIN)/python -m build --outdir dist
 
 test: setup
-	$(BIN)/pytest --durations 40
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 40
 
 test-slow: setup
 	$(BIN)/pytest -m slow --timeout 0
@@ -99,4 +120,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache build dist site *.egg-info

@@ -58,7 +58,8 @@ def _in_a_process(kind: str, number: int) -> dict[str, Any]:
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(result.stderr)
-    row: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    told = [line for line in result.stdout.splitlines() if line.startswith("{")]  # Ray may warn there, too
+    row: dict[str, Any] = json.loads(told[-1])
     return row
 
 

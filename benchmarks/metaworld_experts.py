@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
-from maml_rl.envs.metaworld import HORIZON, ML10_V3, MetaWorldEnv, held_out_tasks
+from maml_rl.envs.metaworld import HORIZON, ML10_V3, MetaWorldEnv, held_out_tasks, ml1
 
 EPISODES = 5
 
@@ -45,9 +45,9 @@ def main() -> None:
     )
     total = 0
     for name in (*ML10_V3["train"], *ML10_V3["test"]):
-        env = MetaWorldEnv(name)
+        env = MetaWorldEnv(ml1(name))
         successes, returns = 0, []
-        for seed, task in enumerate(held_out_tasks(name, EPISODES)):
+        for seed, task in enumerate(held_out_tasks(ml1(name), EPISODES)):
             env.set_task(task)
             successes += expert_succeeds(env, name)
             returns.append(random_return(env, seed))

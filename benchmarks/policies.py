@@ -23,7 +23,8 @@ from maml_rl.policies.heads import CategoricalHead, GaussianHead
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.module_policy import ModulePolicy
 from maml_rl.policies.network_policy import NetworkPolicy
-from maml_rl.policies.policy import Image, Policy, Scratch, to_blocks
+from maml_rl.policies.policy import Policy, Scratch, to_blocks
+from maml_rl.policies.structure import Image
 
 EPISODES, STEPS, SIZE = 20, 100, 20
 PRODUCTS, ROUNDS, HVP_STEP = 10, 5, 0.005

@@ -16,7 +16,8 @@ from paths import ROOT
 from maml_rl.cli.app import main
 
 DEPLOY = ROOT / "deploy"
-FILES = [ROOT / "cluster.yaml", ROOT / "docs" / "clusters.md", ROOT / "README.md", *sorted(DEPLOY.iterdir())]
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name != "log.md")  # of other versions
+FILES = [ROOT / "cluster.yaml", ROOT / "README.md", *PAGES, *sorted(DEPLOY.iterdir())]
 
 
 def pinned(package: str) -> str:

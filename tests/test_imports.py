@@ -130,14 +130,30 @@ def loaded_by(names: list[str]) -> set[str]:
     return {name.partition(".")[0] for name in result.stdout.split()}
 
 
+FOR_RAY = (
+    "maml_rl.tools.ray_start",
+    "maml_rl.tools.search.trial",
+    "maml_rl.tools.search.search",
+    "maml_rl.tools.search.display",
+)
+"""And what asks for them."""
+
+
 def of_rooms(*names: str) -> list[str]:
     return [
         module
         for module in FILES
         if module.startswith("maml_rl.")
         and room(module) in names
-        and module not in ("maml_rl.tools.ray_start", "maml_rl.envs.metaworld")  # for Ray; an extra
+        and module not in FOR_RAY
+        and module != "maml_rl.envs.metaworld"  # an extra
     ]
+
+
+def test_runners_of_numpy_policies_load_neither_ray_nor_torch() -> None:
+    loaded = loaded_by(["maml_rl.envs.runner", "maml_rl.policies.numpy_mlp", "maml_rl.envs.locomotion"])
+    assert "mujoco" in loaded
+    assert not loaded & {"ray", "torch", "matplotlib", "pandas"}
 
 
 def test_below_rllib_nothing_loads_ray() -> None:
@@ -163,5 +179,5 @@ def test_meta_learner_knows_no_rl() -> None:
 def test_supervised_loads_neither_ray_nor_rl() -> None:
     names = [module for module in FILES if module.startswith("supervised.") and "__main__" not in module]
     names = [name for name in names if not name.startswith("supervised.examples")]
-    assert "supervised.experiments.tuning" in names  # imports Ray in its one function only
+    assert "supervised.cli" in names  # imports Ray in its one function that searches
     assert not loaded_by(names) & {"ray", "gymnasium", "mujoco"}

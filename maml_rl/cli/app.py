@@ -1,4 +1,4 @@
-"""The program ``maml-rl``: train | search | evaluate | tune-inner-lr | plot | video | report."""
+"""The program ``maml-rl``: train | search | evaluate | tune-inner-lr | plot | video | report | export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _commands(arguments: Sequence[str]) -> Mapping[str, Any]:
     import logging
 
     from maml_rl.cli.evaluate import evaluate, tune_inner_lr
-    from maml_rl.cli.views import plot, report, video
+    from maml_rl.cli.views import export, plot, report, video
     from maml_rl.tools.options import readable
 
     # The commands that train take the configuration's fields as options, and the configuration is RLlib's:
@@ -35,7 +35,7 @@ def _commands(arguments: Sequence[str]) -> Mapping[str, Any]:
     # RLlib announces its internals at every start; what concerns the user is raised as an error. After the imports:
     # they set it, too.
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    others = (evaluate, tune_inner_lr, plot, video, report)
+    others = (evaluate, tune_inner_lr, plot, video, report, export)
     return training | {command.__name__.replace("_", "-"): readable(command) for command in others}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
@@ -14,6 +16,8 @@ from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 if TYPE_CHECKING:
     from maml_rl.experiments.evaluation import AdaptationResult
     from maml_rl.experiments.held_out import HeldOut
+    from maml_rl.experiments.run import Run
+    from maml_rl.policies.policy_file import PolicyFile
 
 _NAMED = 5
 """Tasks that diverged are named up to this number."""
@@ -32,8 +36,10 @@ def evaluate(
     env: str | None = None,
     module: str | None = None,
     sample_timeout_s: float = SAMPLE_TIMEOUT_S,
+    deterministic: FlagCreatePairsOff[bool] = False,
     num_workers: int | None = None,
     address: str | None = None,
+    publish: FlagCreatePairsOff[bool] = False,
     json: FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Adapt a trained policy to held-out tasks and print returns after 0 .. STEPS gradient steps.
@@ -41,28 +47,39 @@ def evaluate(
     Results are also written into the run directory, as adaptation.csv and adaptation.json.
 
     Args:
-        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant, or an exported folder.
         steps: gradient steps; 3 unless given, or 0 for a policy that is not adapted (oracle).
         inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
         episodes: episodes per task and step; by default as in the paper's protocol for the preset.
         tasks: number of held-out tasks, drawn with --seed; by default the paper's own 40 tasks.
         seed: of the rollouts.
         policy: the policy with the best return after adaptation, or the latest one.
-        pretrained: evaluate the policy that comes with the package; nothing is written.
+        pretrained: evaluate a policy that comes with the package or was exported; nothing is written.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
         module: likewise the network of its policy, where it is one of your own.
         sample_timeout_s: longest time that the environment may take over one task's episodes.
+        deterministic: measure mean actions, in episodes beside the sampled ones that are adapted to.
         num_workers: processes of a local Ray; 0 evaluates in this process. By default one per core.
         address: Ray cluster to connect to; by default RAY_ADDRESS, else a local Ray.
+        publish: also write what was trained, how, and each task's returns into one file in the folder "results".
         json: print JSON instead of a table.
     """
     from maml_rl.experiments.held_out import HeldOut
-    from maml_rl.experiments.run import Run
-    from maml_rl.policies.policy_file import load_policy, pretrained_policy
+    from maml_rl.experiments.run import Run, policy_of_others
+
+    chosen = {
+        "steps": steps,
+        "inner_lr": inner_lr,
+        "episodes": episodes,
+        "tasks": tasks,
+        "seed": seed or None,
+        "policy": None if policy == "best" else policy,
+        "deterministic": deterministic or None,
+    }
 
     _check_workers(num_workers)
     folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(run))
+    loaded = folder.policy(policy) if folder else policy_of_others(run)
     held_out = HeldOut(
         loaded,
         steps=steps,
@@ -73,8 +90,9 @@ def evaluate(
         env=env,
         module=module,
         sample_timeout_s=sample_timeout_s,
+        deterministic=deterministic,
     )
-    result = _measure(held_out, num_workers, address)
+    result = replace(_measure(held_out, num_workers, address), groups=held_out.groups)
     description = held_out.description()
     if json:
         print_json({"run": run, "policy": policy, **description, **result.as_dict()})
@@ -83,6 +101,8 @@ def evaluate(
     if folder:  # after the result was shown: a full disk does not take it away
         with folder.stored():
             result.save(folder.path, description)
+    if publish:
+        _publish(loaded, held_out, result, folder, chosen)
 
 
 def tune_inner_lr(
@@ -146,19 +166,20 @@ def tune_inner_lr(
     best = max(finite, key=lambda lr: finite[lr], default=None)
     if json:
         print_json({"run": run, "best": best, "mean": {k: r.mean.tolist() for k, r in results.items()}})
-        return
-    rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
-    print(markdown_table(rows))
-    for lr, result in results.items():
-        if result.diverged:
-            print(f"{lr:g}: {_divergence(result)}")
+    else:
+        rows = {f"{lr:g}": list(zip(r.mean, r.interval, strict=True)) for lr, r in results.items()}
+        print(markdown_table(rows))
+        for lr, result in results.items():
+            if result.diverged:
+                print(f"{lr:g}: {_divergence(result)}")
     if best is None:
         raise ArithmeticError(
             "inner_lr: adaptation diverges with every step size that was tried; try smaller ones"
         )
-    print(
-        f"best step size after {steps} gradient step(s): {best:g}; use it with evaluate --inner-lr {best:g}"
-    )
+    if not json:
+        print(
+            f"best step size after {steps} gradient step(s): {best:g}; use it with evaluate --inner-lr {best:g}"
+        )
 
 
 # --- steps
@@ -176,19 +197,35 @@ def _print_table(held_out: HeldOut, description: dict[str, Any], result: Adaptat
     from maml_rl.experiments.evaluation import AdaptationResult, markdown_table
 
     name = f"{description['method']}, iteration {description['iteration']}"
-    rows: dict[str, Sequence[tuple[float, float | None]]] = {
-        name: list(zip(result.mean, result.interval, strict=True))
-    }
-    if SUCCESS_RATE in result.infos:
-        percent = AdaptationResult(100 * result.infos[SUCCESS_RATE])
-        rows["success in percent"] = list(zip(percent.mean, percent.interval, strict=True))
+    rows: dict[str, Sequence[tuple[float, float | None]]] = {name: _row(result)}
+    for group, part in {"": result, **result.by_group}.items():
+        if group:
+            rows[group] = _row(part)
+        if SUCCESS_RATE in part.infos:
+            percent = AdaptationResult(100 * part.infos[SUCCESS_RATE])
+            rows[f"{group} success in percent".strip()] = _row(percent)
     if held_out.papers_row:
         rows[held_out.source] = held_out.papers_row
     print(markdown_table(rows, of_trials=result.of_trials))
     count = result.returns.shape[1]
-    print(f"({count} tasks, {held_out.episodes} episodes per step, mean ± 95 % interval over tasks)")
+    actions = " of mean actions" if description["deterministic"] else ""
+    print(f"({count} tasks, {held_out.episodes} episodes per step{actions}, mean ± 95 % interval over tasks)")
     if result.diverged:
         print(_divergence(result))
+
+
+def _publish(
+    policy: PolicyFile, held_out: HeldOut, result: AdaptationResult, run: Run | None, options: dict[str, Any]
+) -> None:
+    from maml_rl.experiments.published import published
+
+    given = {name: value for name, value in options.items() if value is not None}
+    path = published(policy, held_out, result, run, given).save()
+    print(f"published: {path}", file=sys.stderr)
+
+
+def _row(result: AdaptationResult) -> list[tuple[float, float | None]]:
+    return list(zip(result.mean.tolist(), result.interval.tolist(), strict=True))
 
 
 def _divergence(result: AdaptationResult) -> str:
@@ -206,13 +243,15 @@ def _measure(held_out: HeldOut, num_workers: int | None, address: str | None) ->
     from rich.console import Console
 
     from maml_rl.experiments.evaluation import evaluate as evaluate_here
+    from maml_rl.tools.progress import counting_display
 
     tasks = held_out.tasks
-    with Console(stderr=True).status(f"evaluating on {len(tasks)} tasks") as status:
+    with counting_display(Console(stderr=True)) as display:
 
         def show(done: int) -> None:
-            status.update(f"evaluated {done} of {len(tasks)} tasks")
+            display("evaluating tasks", done, len(tasks))
 
+        show(0)
         if num_workers == 0:
             return evaluate_here(held_out.make_env(), held_out.protocol, tasks, on_progress=show)
         from maml_rl.experiments.parallel_evaluation import evaluate_in_parallel

@@ -1,14 +1,21 @@
-"""``maml-rl plot``, ``maml-rl video`` and ``maml-rl report``."""
+"""``maml-rl plot``, ``maml-rl video``, ``maml-rl report`` and ``maml-rl export``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
 
-def plot(runs: Positional[tuple[str, ...]], *, output: str | None = None, seed: int = 0) -> None:
-    """Draw learning and adaptation curves, as PNG and SVG: of one run, or of several runs together.
+def plot(
+    runs: Positional[tuple[str, ...]],
+    *,
+    output: str | None = None,
+    seed: int = 0,
+    against: Literal["iteration", "env_steps"] = "iteration",
+) -> None:
+    """Draw learning and adaptation curves, as PNG, SVG and PDF: of one run, or of several runs together.
 
     Several runs of a method (with different seeds) become one curve with its 95 % interval; different methods
     become curves of one panel, with the paper's values beside them; different presets become panels (Figures
@@ -18,6 +25,7 @@ def plot(runs: Positional[tuple[str, ...]], *, output: str | None = None, seed: 
         runs: run directories.
         output: folder of the pictures; by default the run's own directory, or plots for several runs.
         seed: of the rollouts whose trajectories are drawn.
+        against: draw learning curves against meta-iterations, or against environment steps.
     """
     from maml_rl.experiments.run import Run
     from maml_rl.tools.storage import child, writable_folder
@@ -28,7 +36,7 @@ def plot(runs: Positional[tuple[str, ...]], *, output: str | None = None, seed: 
     opened = [Run.open(run) for run in runs]
     place = output or (opened[0].place if len(runs) == 1 else "plots")
     with writable_folder(place) as folder:
-        files = draw_all(opened, folder, seed=seed)
+        files = draw_all(opened, folder, seed=seed, against=against)
     print("\n".join(str(child(place, file.name)) for file in files))
 
 
@@ -50,7 +58,7 @@ def video(
     """Film a policy before and after adaptation to a task, side by side. Needs no display.
 
     Args:
-        run: a run directory; with --pretrained, the preset whose shipped policy is meant.
+        run: a run directory; with --pretrained, the preset whose shipped policy is meant, or an exported folder.
         task: the task's numbers; by default those of the first held-out task.
         steps: gradient steps.
         inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
@@ -59,31 +67,24 @@ def video(
         fps: frames per second; by default those of real time.
         size: width and height in pixels of each of the two pictures.
         policy: the policy with the best return after adaptation, or the latest one.
-        pretrained: film the policy that comes with the package.
+        pretrained: film a policy that comes with the package or was exported.
         env: the run's environment, where it is not the package's own: files do not choose what is imported.
         module: likewise the network of its policy, where it is one of your own.
     """
     from rich.console import Console
 
     from maml_rl.experiments.held_out import HeldOut
-    from maml_rl.experiments.run import Run
-    from maml_rl.policies.policy_file import load_policy, pretrained_policy
+    from maml_rl.experiments.run import Run, policy_of_others
+    from maml_rl.tools.progress import counting_display
     from maml_rl.tools.storage import writable_file
     from maml_rl.views.video import make_video
 
     folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else load_policy(pretrained_policy(run))
+    loaded = folder.policy(policy) if folder else policy_of_others(run)
     held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env, module=module)
-    place = output or (folder.shown("video.mp4") if folder else f"{run}.mp4")
-    with Console(stderr=True).status("opening the environment") as status, writable_file(place) as file:
-        made = make_video(
-            held_out,
-            file,
-            task=task,
-            fps=fps,
-            size=size,
-            on_progress=status.update,
-        )
+    place = output or (folder.shown("video.mp4") if folder else f"{Path(run)}.mp4")
+    with counting_display(Console(stderr=True)) as show, writable_file(place) as file:
+        made = make_video(held_out, file, task=task, fps=fps, size=size, show=show)
     print(
         f"{place}: {made.frames} frames at {made.fps:g}/s, "
         f"return {made.return_before:.2f} before and {made.return_after:.2f} after adaptation"
@@ -94,18 +95,36 @@ def report(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> N
     """Write one HTML file about one or several runs of an environment: settings, curves, tables, videos.
 
     Args:
-        runs: run directories.
+        runs: run directories, or the folder of one search.
         output: the file; by default report.html in the run's own directory, or in the present one for several runs.
     """
     from rich.console import Console
 
     from maml_rl.experiments.run import Run
+    from maml_rl.tools.progress import counting_display
     from maml_rl.tools.storage import writable_file
     from maml_rl.views.report import write_report
 
-    with Console(stderr=True).status("reading") as status:
+    with counting_display(Console(stderr=True)) as show:
         opened = [Run.open(run) for run in runs]
         place = output or ("report.html" if len(runs) != 1 else opened[0].shown("report.html"))
         with writable_file(place) as file:
-            write_report(opened, file, status.update)
+            write_report(opened, file, show)
     print(place)
+
+
+def export(run: Positional[str], *, to: Path, policy: Literal["best", "latest"] = "best") -> None:
+    """Write a trained policy for others: one file, what it was trained on, and a model card.
+
+    The folder has the layout of model hubs; evaluate, video and Python load it, with --pretrained or
+    maml_rl.policies.policy_file.load_policy.
+
+    Args:
+        run: a run directory.
+        to: a new folder.
+        policy: the policy with the best return after adaptation, or the latest one.
+    """
+    from maml_rl.experiments.run import Run
+    from maml_rl.views.model_card import export as write
+
+    print("\n".join(map(str, write(Run.open(run), policy, to))))

@@ -50,7 +50,8 @@ for _family in ("HalfCheetahVel", "HalfCheetahDir", "AntVel", "AntDir"):
 gymnasium.register(id="maml_rl/Bandit-v0", vector_entry_point="maml_rl.envs.bandit:Bandit")
 gymnasium.register(id="maml_rl/TabularMDP-v0", vector_entry_point="maml_rl.envs.tabular_mdp:TabularMDP")
 gymnasium.register(id="maml_rl/VisualNav-v0", vector_entry_point="maml_rl.envs.visual_nav:VisualNav")
-for _family in ("MetaWorldML1", "MetaWorldML10"):  # need an extra: the module says so when it is missing
+# These need an extra: the module says so when it is missing.
+for _family in ("MetaWorldML1", "MetaWorldML10", "MetaWorldML45", "MetaWorldFamilies"):
     gymnasium.register(f"maml_rl/{_family}-v0", vector_entry_point=f"maml_rl.envs.metaworld:{_family}")
 
 

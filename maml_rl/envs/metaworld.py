@@ -11,9 +11,9 @@ goals, which takes about eight seconds for ML10.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -23,8 +23,10 @@ from maml_rl.envs.gym_adapter import GymTaskEnv
 try:
     import metaworld
     import mujoco
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
     from metaworld.sawyer_xyz_env import SawyerMocapBase
+
+    from maml_rl.envs.metaworld_speed import another, copy_state, faster
 except ImportError as error:
     raise ValueError(
         f"environment needs the package metaworld, which cannot be imported ({error}); "
@@ -55,31 +57,81 @@ def _reset_mocap_welds(env: Any) -> None:
 SawyerMocapBase.reset_mocap_welds = _reset_mocap_welds
 
 
-@cache
-def _benchmark_tasks(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-out tasks ``[families x 50, 7]`` of ML10, or of ML1 with the family ``name``."""
-    benchmark = metaworld.ML10(seed=GOAL_SEED) if name == "ML10" else metaworld.ML1(name, seed=GOAL_SEED)
+class Benchmark(NamedTuple):
+    """Families to train on, and families held out; of those that are both other goals are held out."""
 
-    def as_rows(tasks: Sequence[metaworld.Task]) -> np.ndarray:
-        rows = np.zeros((len(tasks), 1 + GOAL_SIZE))
-        for row, task in zip(rows, tasks, strict=True):
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def families(self) -> list[str]:
+        """All of them, those to train on first."""
+        return [*dict.fromkeys((*self.train, *self.test))]
+
+
+ML10 = Benchmark(tuple(ML10_V3["train"]), tuple(ML10_V3["test"]))
+ML45 = Benchmark(tuple(ML45_V3["train"]), tuple(ML45_V3["test"]))
+
+
+def ml1(family: str) -> Benchmark:
+    """One family, with goals to train on and others held out."""
+    return Benchmark((family,), (family,))
+
+
+@cache
+def _tasks(benchmark: Benchmark) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out tasks ``[families x 50, 7]``: of ML1, ML10 and ML45 the package's own."""
+    for known, make in ((ML10, metaworld.ML10), (ML45, metaworld.ML45)):
+        if benchmark == known:
+            return _as_rows(make(seed=GOAL_SEED))
+    goals = {family: _as_rows(metaworld.ML1(family, seed=GOAL_SEED)) for family in benchmark.families}
+    return (
+        np.concatenate([goals[family][0] for family in benchmark.train]),
+        np.concatenate([goals[family][1] for family in benchmark.test]),
+    )
+
+
+def _as_rows(benchmark: metaworld.Benchmark) -> tuple[np.ndarray, np.ndarray]:
+    def rows(tasks: Sequence[metaworld.Task]) -> np.ndarray:
+        found = np.zeros((len(tasks), 1 + GOAL_SIZE))
+        for row, task in zip(found, tasks, strict=True):
             goal = pickle.loads(task.data)["rand_vec"]  # pickled by the benchmark a moment ago
             row[0] = FAMILIES.index(task.env_name)
             row[1 : 1 + len(goal)] = goal
-        return rows
+        return found
 
-    return as_rows(benchmark.train_tasks), as_rows(benchmark.test_tasks)
-
-
-def _families(name: str) -> list[str]:
-    """The benchmark's families; of ML10 the 10 to train on, then the 5 held out."""
-    return [*ML10_V3["train"], *ML10_V3["test"]] if name == "ML10" else [name]
+    return rows(benchmark.train_tasks), rows(benchmark.test_tasks)
 
 
-def held_out_tasks(name: str, goals: int) -> np.ndarray:
-    """The first ``goals`` held-out tasks of each family of ``"ML10"``, or of ML1 with the family ``name``."""
-    _, tasks = _benchmark_tasks(name)
+def held_out_tasks(benchmark: Benchmark, goals: int) -> np.ndarray:
+    """The first ``goals`` held-out tasks of each of the families held out."""
+    _, tasks = _tasks(benchmark)
     return np.concatenate([tasks[tasks[:, 0] == family][:goals] for family in np.unique(tasks[:, 0])])
+
+
+def benchmark_of(env: str, env_config: Mapping[str, Any]) -> Benchmark:
+    """The benchmark of one of the registered environments."""
+    fixed = {"maml_rl/MetaWorldML10-v0": ML10, "maml_rl/MetaWorldML45-v0": ML45}
+    if env in fixed:
+        return fixed[env]
+    if "train" in env_config:
+        return chosen(env_config["train"], env_config.get("test", ()))
+    return ml1(env_config["task"])
+
+
+def family_of(task: np.ndarray) -> str:
+    """The family of a task."""
+    return FAMILIES[int(task[0])]
+
+
+@cache
+def _class_of(family: str) -> type[Any]:
+    return faster(ALL_V3_ENVIRONMENTS[family])
+
+
+def _simulation(family: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    simulation: gymnasium.Env[Any, Any] = _class_of(family)(render_mode=render_mode)
+    return simulation
 
 
 class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
@@ -89,20 +141,19 @@ class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
     Meta-World adds no noise. ``info["success"]`` is 1.0 where the goal is reached.
 
     Args:
-        benchmark: ``"ML10"``, or the family of ML1.
+        benchmark: whose tasks are drawn and taken.
         render_mode: see ``gymnasium.Env``.
     """
 
-    def __init__(self, benchmark: str, render_mode: str | None = None) -> None:
+    def __init__(self, benchmark: Benchmark, render_mode: str | None = None) -> None:
         self._benchmark = benchmark
-        self._families = _families(benchmark)
-        self._family = self._families[0]
+        self._family = benchmark.families[0]
         self._mode = render_mode
-        super().__init__(ALL_V3_ENVIRONMENTS[self._family](render_mode=render_mode))
+        super().__init__(_simulation(self._family, render_mode))
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """``n`` training tasks ``[n, 7]``, evenly over the families and then over their goals."""
-        tasks, _ = _benchmark_tasks(self._benchmark)
+        tasks, _ = _tasks(self._benchmark)
         families = np.unique(tasks[:, 0])
         chosen = families[_deal(n, len(families), rng)]
         result = np.empty((n, tasks.shape[1]))
@@ -121,7 +172,7 @@ class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
             ValueError: the task is none of this benchmark.
         """
         task = np.asarray(task, np.float64)
-        allowed = {FAMILIES.index(name): name for name in self._families}
+        allowed = {FAMILIES.index(name): name for name in self._benchmark.families}
         if task.shape != (1 + GOAL_SIZE,) or task[0] not in allowed:
             raise ValueError(
                 f"task is {task}; it must be {1 + GOAL_SIZE} numbers, the first one of {allowed}"
@@ -132,14 +183,24 @@ class MetaWorldEnv(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndar
         goal, padding = np.split(task[1:], space.shape)
         if padding.any() or not space.contains(goal):
             raise ValueError(f"goal of {self._family} is {task[1:]}; it must be in {space}, zeros behind it")
-        description = {"rand_vec": goal, "env_cls": type(simulation), "partially_observable": True}
+        family = ALL_V3_ENVIRONMENTS[self._family]
+        description = {"rand_vec": goal, "env_cls": family, "partially_observable": True}
         simulation.set_task(metaworld.Task(self._family, pickle.dumps(description)))
 
+    def follow(self, first: MetaWorldEnv) -> None:
+        """Take over the task of another copy; without pictures, also the model of its simulation."""
+        if self._mode is not None:
+            self._switch(first._family)
+            copy_state(first.env.unwrapped, self.env.unwrapped)
+        elif vars(self.env.unwrapped)["model"] is not vars(first.env.unwrapped)["model"]:
+            self.env.close()
+            self.env, self._family = another(first.env.unwrapped), first._family
+
     def _switch(self, family: str) -> None:
-        # One simulation at a time: each takes 20 MB, and a new one is there in the time of some 50 steps.
+        # One simulation at a time: each takes 20 MB, and a new one is there in the time of some 100 steps.
         if family != self._family:
             self.env.close()
-            self.env = ALL_V3_ENVIRONMENTS[family](render_mode=self._mode)
+            self.env = _simulation(family, self._mode)
             self._family = family
 
 
@@ -149,7 +210,52 @@ def _deal(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *packs])[:n]
 
 
-class MetaWorldML1(GymTaskEnv):
+class _MetaWorld(GymTaskEnv):
+    """Copies that are reset together, which takes one reset: nothing in it is random."""
+
+    def __init__(self, num_envs: int, benchmark: Benchmark, max_episode_steps: int, **kwargs: Any) -> None:
+        super().__init__(
+            num_envs,
+            env=MetaWorldEnv,
+            env_kwargs={"benchmark": benchmark},
+            max_episode_steps=max_episode_steps,
+            **kwargs,
+        )
+
+    def describe_task(self) -> str:
+        """The family, and the numbers that place goal and objects."""
+        numbers = np.trim_zeros(np.asarray(self._task, np.float64)[1:], "b")
+        return f"{family_of(self._task)} ({', '.join(f'{x:.2f}' for x in numbers)})"
+
+    def _set_task(self, task: Any) -> None:
+        first, *others = self._envs
+        self._call(first, "set_task", task)
+        for other in others:
+            self._call(other, "follow", first)
+
+    def _step(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        allowed = np.clip(actions, -1, 1).astype(np.float32)
+        simulations: list[Any] = [env.unwrapped for env in self._envs]
+        rewards = np.zeros(self.num_envs)
+        running = np.flatnonzero(active).tolist()
+        # First the physics of all, then what Python computes: each finds its code in the processor's cache.
+        for k in running:
+            simulations[k].advance(allowed[k])
+        for k in running:
+            self._observations[k], rewards[k], self._infos[k] = simulations[k].look(allowed[k])
+        if not (np.isfinite(self._observations).all() and np.isfinite(rewards).all()):
+            raise self._error("step", "the simulation diverged: observations or rewards are not finite")
+        return rewards, np.zeros(self.num_envs, bool)
+
+    def _reset(self, mask: np.ndarray) -> None:
+        first, *others = np.flatnonzero(mask)
+        super()._reset(np.arange(len(mask)) == first)
+        for k in others:
+            copy_state(self._envs[int(first)].unwrapped, self._envs[int(k)].unwrapped)
+            self._observations[k], self._infos[k] = self._observations[first], dict(self._infos[first])
+
+
+class MetaWorldML1(_MetaWorld):
     """ML1: one family, 50 goals to train on and 50 others held out.
 
     Args:
@@ -163,18 +269,11 @@ class MetaWorldML1(GymTaskEnv):
     def __init__(
         self, num_envs: int = 1, *, task: str = "reach-v3", max_episode_steps: int = HORIZON, **kwargs: Any
     ) -> None:
-        if task not in FAMILIES:
-            raise ValueError(f"task is {task!r}; it must be one of: {', '.join(sorted(FAMILIES))}")
-        super().__init__(
-            num_envs,
-            env=MetaWorldEnv,
-            env_kwargs={"benchmark": task},
-            max_episode_steps=max_episode_steps,
-            **kwargs,
-        )
+        _check_families("task", (task,))
+        super().__init__(num_envs, ml1(task), max_episode_steps, **kwargs)
 
 
-class MetaWorldML10(GymTaskEnv):
+class MetaWorldML10(_MetaWorld):
     """ML10: 10 families of 50 goals to train on, 5 other families of 50 goals held out.
 
     Args:
@@ -182,10 +281,54 @@ class MetaWorldML10(GymTaskEnv):
     """
 
     def __init__(self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, **kwargs: Any) -> None:
-        super().__init__(
-            num_envs,
-            env=MetaWorldEnv,
-            env_kwargs={"benchmark": "ML10"},
-            max_episode_steps=max_episode_steps,
-            **kwargs,
-        )
+        super().__init__(num_envs, ML10, max_episode_steps, **kwargs)
+
+
+class MetaWorldML45(_MetaWorld):
+    """ML45: 45 families of 50 goals to train on, 5 other families of 50 goals held out.
+
+    Args:
+        kwargs: see ``TaskVectorEnv``.
+    """
+
+    def __init__(self, num_envs: int = 1, *, max_episode_steps: int = HORIZON, **kwargs: Any) -> None:
+        super().__init__(num_envs, ML45, max_episode_steps, **kwargs)
+
+
+class MetaWorldFamilies(_MetaWorld):
+    """Families of one's own choice, 50 goals each.
+
+    Args:
+        train: the families to train on.
+        test: those held out; by default other goals of the same ones.
+        kwargs: see ``TaskVectorEnv``.
+
+    Raises:
+        ValueError: Meta-World has no such family.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        train: Sequence[str],
+        test: Sequence[str] = (),
+        max_episode_steps: int = HORIZON,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_envs, chosen(train, test), max_episode_steps, **kwargs)
+
+
+def chosen(train: Sequence[str], test: Sequence[str] = ()) -> Benchmark:
+    """The benchmark of ``MetaWorldFamilies``."""
+    _check_families("train", train)
+    _check_families("test", test)
+    if not train:
+        raise ValueError(f"train is {train!r}; it must name at least one family")
+    return Benchmark(tuple(train), tuple(test or train))
+
+
+def _check_families(name: str, families: Sequence[str]) -> None:
+    if isinstance(families, str) or not all(family in FAMILIES for family in families):
+        told = families[0] if name == "task" else families
+        raise ValueError(f"{name} is {told!r}; it must be one of: {', '.join(sorted(FAMILIES))}")

@@ -12,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 from maml_rl.envs.base import TaskVectorEnv
 from maml_rl.envs.spaces import ActionScale
 from maml_rl.learning.trajectories import Trajectories
+from maml_rl.policies.acting import ActingPolicy
 from maml_rl.policies.normalizer import Moments, Normalizer, ObservationScale
-from maml_rl.policies.policy import Policy
 
 FIRST_STEPS = 200
 """Steps that a rollout has room for at first; longer episodes double it."""
@@ -74,11 +74,12 @@ class State(NamedTuple):
 def rollout(
     env: TaskVectorEnv,
     task: Any,
-    policy: Policy,
+    policy: ActingPolicy,
     params: Mapping[str, np.ndarray],
     seed: np.random.SeedSequence,
     *observers: Callable[[State], None],
     normalizer: Normalizer | None = None,
+    deterministic: bool = False,
 ) -> Trajectories:
     """One episode in each of the environment's copies, with actions sampled from the policy.
 
@@ -91,6 +92,7 @@ def rollout(
         params: the policy's parameters, not stacked.
         observers: called after the reset and after every step; what they are shown is overwritten later.
         normalizer: of the observations that the policy sees and trajectories keep.
+        deterministic: take means, and the likeliest categories.
     """
     if env.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ValueError("rollout: the environment's autoreset_mode must be Disabled: see make_task_env")
@@ -116,6 +118,8 @@ def rollout(
                 more = min(max(t, FIRST_STEPS), horizon - t)
                 # As long as has been needed so far: the noise is the same, drawn at once or in parts.
                 drawn, start = policy.head.noise(noise, more, episodes, params), t
+                if deterministic:
+                    drawn = np.zeros_like(drawn)
                 all_actions = _longer(all_actions, more)
                 all_observations = _longer(all_observations, more)
                 all_rewards = _longer(all_rewards, more)

@@ -12,9 +12,9 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from maml_rl.envs.base import TaskVectorEnv
+from maml_rl.policies.acting import ActingPolicy
 from maml_rl.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, Head, StateGaussianHead
-from maml_rl.policies.policy import Image, Policy
-from maml_rl.policies.structure import Leaf, Structure
+from maml_rl.policies.structure import Image, Leaf, Structure
 
 
 class VectorBox(Box):
@@ -132,7 +132,7 @@ def head_of(space: Space[Any], *, initial_std: float = 1.0, min_std: float = 1e-
     return CategoricalHead(tuple(map(int, _counts(space))))
 
 
-def misfit(policy: Policy, env: TaskVectorEnv) -> str | None:
+def misfit(policy: ActingPolicy, env: TaskVectorEnv) -> str | None:
     """Why a policy cannot act in an environment, or None."""
     size, needed = policy.observation_size, env.single_observation_space.shape[0]
     if size != needed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from maml_rl.envs.base import TaskVectorEnv
-from maml_rl.envs.episode_info import Measures
+from maml_rl.envs.episode_info import SUCCESS_RATE, Measures
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.adaptation import inner_loss
 from maml_rl.learning.batch import make_samples
@@ -43,11 +44,23 @@ class AdaptationResult:
         of_trials: the rows are episodes.
         infos: likewise of the numbers that the environment tells in ``info``, among them ``success_rate``; NaN
             where a task did not tell it.
+        groups: what each task belongs to, or nothing.
     """
 
     returns: np.ndarray
     infos: Mapping[str, np.ndarray] = field(default_factory=dict)
     of_trials: bool = False
+    groups: tuple[str, ...] = ()
+
+    @property
+    def by_group(self) -> dict[str, AdaptationResult]:
+        """The tasks of each group by themselves."""
+        found = {}
+        for name in dict.fromkeys(self.groups):
+            index = [i for i, group in enumerate(self.groups) if group == name]
+            infos = {info: values[:, index] for info, values in self.infos.items()}
+            found[name] = AdaptationResult(self.returns[:, index], infos, self.of_trials)
+        return found
 
     @property
     def rows(self) -> tuple[str, list[int]]:
@@ -87,7 +100,13 @@ class AdaptationResult:
             },
             "diverged": {str(task): step for task, step in self.diverged.items()},
             "returns": self.returns.tolist(),
+            **self._by_group(),
         }
+
+    def _by_group(self) -> dict[str, Any]:
+        if not self.groups or SUCCESS_RATE not in self.infos:
+            return {}
+        return {"groups": list(self.groups), "success": self.infos[SUCCESS_RATE].tolist()}
 
     def save(self, folder: Path, description: Mapping[str, Any]) -> None:
         """Write ``adaptation.csv`` (a row per number of steps) and ``adaptation.json``, with ``description``."""
@@ -130,6 +149,7 @@ class Protocol:
         seed: of the rollouts and the fresh weights.
         sample_timeout_s: longest time that the environment may take over one task's episodes, a training run's
             by default.
+        deterministic: what is measured are episodes of mean actions; those that are adapted to are sampled.
     """
 
     spec: Policy
@@ -142,6 +162,7 @@ class Protocol:
     seed: int
     sample_timeout_s: float = SAMPLE_TIMEOUT_S
     normalizer: Normalizer | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         checked("steps", self.steps, COUNT_OR_ZERO)
@@ -196,20 +217,14 @@ def adaptation(
             with time_limit(
                 limit_s, f"task {first_task + i} took longer than sample_timeout_s={limit_s:g} s"
             ):
-                measures = Measures(env)
-                trajectories.append(
-                    rollout(
-                        env,
-                        task,
-                        protocol.spec,
-                        task_params,
-                        seed,
-                        *measures.observers,
-                        normalizer=protocol.normalizer,
-                    )
+                play = partial(
+                    rollout, env, task, protocol.spec, task_params, seed, normalizer=protocol.normalizer
                 )
-                returns.append(measures.returns(trajectories[-1]))
+                measures = Measures(env)
+                measured = play(*measures.observers, deterministic=protocol.deterministic)
+                returns.append(measures.returns(measured))
                 infos.append(measures.infos or [{}] * env.trial_episodes)
+                trajectories.append(play() if protocol.deterministic else measured)
         yield AdaptationStep(params, trajectories, returns, infos)
         if step < protocol.steps:
             samples = make_samples(

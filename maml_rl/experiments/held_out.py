@@ -37,6 +37,7 @@ class HeldOut:
         env: the policy's environment, where that is not the package's own: files do not choose what is imported.
         module: likewise the policy's network, where it is a module.
         sample_timeout_s: longest time that the environment may take over one task's episodes.
+        deterministic: measure the mean actions, in episodes of their own.
 
     Raises:
         ValueError: a number is out of range or asks for more memory than there is, or the policy is not adapted but
@@ -57,6 +58,7 @@ class HeldOut:
         env: str | None = None,
         module: Any = None,
         sample_timeout_s: float = SAMPLE_TIMEOUT_S,
+        deterministic: bool = False,
     ) -> None:
         self.info = info = policy.info
         check_may_import(info["env"], env)
@@ -86,6 +88,7 @@ class HeldOut:
             seed=checked("seed", seed, SEED),
             sample_timeout_s=sample_timeout_s,
             normalizer=policy.normalizer,
+            deterministic=deterministic,
         )
         self._task_count = tasks
         spec, steps_count = policy.spec, self.protocol.steps + 1
@@ -125,7 +128,7 @@ class HeldOut:
     def tasks(self) -> Tasks:
         """The held-out tasks."""
         if self._task_count is None and self._experiment.test_tasks is not None:
-            return self._experiment.test_tasks()
+            return self._experiment.test_tasks(self.info["env"], self.info["env_config"])
         rng = np.random.default_rng(stream(self.protocol.seed, Phase.EVALUATION_TASKS))
         limit_s = self.protocol.sample_timeout_s
         with time_limit(limit_s, f"the environment drew no tasks within sample_timeout_s={limit_s:g} s"):
@@ -134,6 +137,13 @@ class HeldOut:
                 return env.sample_tasks(self._task_count or 40, rng)
             finally:
                 env.close()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What each task belongs to; empty where all are of one kind."""
+        group_of = self._experiment.group_of
+        names = () if group_of is None else tuple(map(group_of, self.tasks))
+        return names if len(set(names)) > 1 else ()
 
     @property
     def papers_row(self) -> tuple[Return, ...]:
@@ -161,4 +171,5 @@ class HeldOut:
             "episodes": self.episodes,
             "standard_tasks": self._has_standard_tasks,
             "seed": self.protocol.seed,
+            "deterministic": self.protocol.deterministic,
         }

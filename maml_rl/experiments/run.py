@@ -12,7 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from maml_rl.policies.policy_file import POLICY, PolicyFile, PolicyFileError, load_policy
+from maml_rl.policies.policy_file import (
+    POLICY,
+    PolicyFile,
+    PolicyFileError,
+    load_policy,
+    pretrained_policy,
+)
 from maml_rl.tools.run_directory import RunDirectory, RunError
 
 POLICY_FIELDS = (
@@ -64,11 +70,25 @@ class Run(RunDirectory):
             PolicyFileError: it is damaged, lacks what adaptation needs, or is not of this run's environment.
         """
         path = self.policy_path(which)
-        policy = load_policy(path)
-        missing = [name for name in POLICY_FIELDS if name not in policy.info]
-        if missing:
-            raise PolicyFileError(f"{path} lacks {', '.join(missing)}")
+        policy = _complete(path)
         env = self.description()["config"].get("env")
         if policy.info["env"] != env:
             raise PolicyFileError(f"{path} is a policy of {policy.info['env']!r}, but the run is of {env!r}")
         return policy
+
+
+def policy_of_others(name: str) -> PolicyFile:
+    """The policy of a preset that comes with the package, or that in an exported folder.
+
+    Raises:
+        PolicyFileError: there is none, it is damaged, or it lacks what adaptation needs.
+    """
+    return _complete(pretrained_policy(name))
+
+
+def _complete(path: Path) -> PolicyFile:
+    policy = load_policy(path)
+    missing = [name for name in POLICY_FIELDS if name not in policy.info]
+    if missing:
+        raise PolicyFileError(f"{path} lacks {', '.join(missing)}")
+    return policy

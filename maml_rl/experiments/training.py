@@ -29,7 +29,7 @@ from maml_rl.tools.command_line import shell_line
 from maml_rl.tools.event_log import EventLog
 from maml_rl.tools.interruption import interruptible
 from maml_rl.tools.progress import Row, progress_display
-from maml_rl.tools.run_directory import CHECKPOINT, RunError, RunFailedError
+from maml_rl.tools.run_directory import CHECKPOINT, RunDirectory, RunError, RunFailedError
 
 # What the parameters of a run depend on. The number of runners and learners is not among them.
 RESULT_FIELDS = ("env", "env_config", "seed", *TRAINING_FIELDS)
@@ -76,7 +76,12 @@ class Recorder:
     """Trains an algorithm iteration by iteration and keeps what a run directory holds."""
 
     def __init__(
-        self, config: MAMLConfig, run: Run, preset: str, method: MethodName, checkpoint_every: int
+        self,
+        config: MAMLConfig,
+        run: RunDirectory,
+        preset: str,
+        method: MethodName,
+        checkpoint_every: int,
     ) -> None:
         """``run`` exists and is this process's to write."""
         self._config, self._run, self._preset, self._method = config, run, preset, method

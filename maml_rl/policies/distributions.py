@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
+
+from maml_rl.policies.heads import LOG_STD, CategoricalHead, GaussianHead, Head, StateGaussianHead
 
 
 class Distribution(ABC):
@@ -193,6 +195,25 @@ class Bernoulli(Distribution):
         one = self.logits.sigmoid() * logsigmoid(self.logits)
         zero = (-self.logits).sigmoid() * logsigmoid(-self.logits)
         return -(one + zero).sum(-1)
+
+
+def distribution(head: Head, outputs: Tensor, params: Mapping[str, Tensor]) -> Distribution:
+    """Of a network's outputs ``[tasks, *samples, outputs]``, with parameters stacked over tasks."""
+    shared = []
+    if isinstance(head, GaussianHead):
+        shared = [params[LOG_STD].clamp(min=math.log(head.min_std))]
+    return from_parts(head, [outputs, *shared])
+
+
+def from_parts(head: Head, parts: Sequence[Tensor]) -> Distribution:
+    """A head's distribution made of ``Distribution.parts``."""
+    if isinstance(head, GaussianHead):
+        return Gaussian(*parts)
+    if isinstance(head, StateGaussianHead):
+        return StateGaussian(*parts)
+    if isinstance(head, CategoricalHead):
+        return Categorical(parts[0], head.counts)
+    return Bernoulli(*parts)
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:

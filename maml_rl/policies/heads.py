@@ -1,18 +1,17 @@
-"""What the outputs of a policy's network mean: a distribution of actions, for the learner and for rollouts."""
+"""What the outputs of a policy's network mean, and how rollouts sample actions from them.
+
+No torch here: runners of numpy policies do without it. Its form of the same heads is in ``distributions``.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
 
 LOG_STD = "log_std"
 
@@ -44,21 +43,9 @@ class Head(ABC):
         """Parameters beside those of the network."""
         return {}
 
-    def init_params(self) -> dict[str, Tensor]:
+    def initial_values(self) -> dict[str, np.ndarray]:
         """Values of these parameters at the start of training."""
         return {}
-
-    def shared_parts(self, params: Mapping[str, Tensor]) -> list[Tensor]:
-        """The distribution's parts beside the outputs."""
-        return []
-
-    @abstractmethod
-    def from_parts(self, parts: Sequence[Tensor]) -> Distribution:
-        """The distribution made of ``parts``."""
-
-    def distribution(self, outputs: Tensor, params: Mapping[str, Tensor]) -> Distribution:
-        """Of outputs ``[tasks, *samples, outputs]``, with parameters stacked over tasks."""
-        return self.from_parts([outputs, *self.shared_parts(params)])
 
     @abstractmethod
     def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
@@ -113,14 +100,8 @@ class GaussianHead(SizedHead):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {LOG_STD: (self.size,)}
 
-    def init_params(self) -> dict[str, Tensor]:
-        return {LOG_STD: torch.full((self.size,), math.log(self.initial_std))}
-
-    def shared_parts(self, params: Mapping[str, Tensor]) -> list[Tensor]:
-        return [params[LOG_STD].clamp(min=math.log(self.min_std))]
-
-    def from_parts(self, parts: Sequence[Tensor]) -> Gaussian:
-        return Gaussian(*parts)
+    def initial_values(self) -> dict[str, np.ndarray]:
+        return {LOG_STD: np.full(self.size, math.log(self.initial_std), np.float32)}
 
     def std(self, params: Params) -> np.ndarray:
         """Standard deviations ``[size]``."""
@@ -146,9 +127,6 @@ class StateGaussianHead(SizedHead):
     def outputs(self) -> int:
         return 2 * self.size
 
-    def from_parts(self, parts: Sequence[Tensor]) -> StateGaussian:
-        return StateGaussian(*parts)
-
     def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
         return rng.standard_normal((steps, episodes, self.size), np.float32)
 
@@ -173,9 +151,6 @@ class CategoricalHead(Head):
     def outputs(self) -> int:
         return sum(self.counts)
 
-    def from_parts(self, parts: Sequence[Tensor]) -> Categorical:
-        return Categorical(parts[0], self.counts)
-
     def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
         # Gumbel's: the largest of logits with this noise is distributed by their softmax.
         return rng.gumbel(size=(steps, episodes, self.outputs))
@@ -197,9 +172,6 @@ class BernoulliHead(SizedHead):
 
     kind = "bernoulli"
     layer = "logits"
-
-    def from_parts(self, parts: Sequence[Tensor]) -> Bernoulli:
-        return Bernoulli(*parts)
 
     def noise(self, rng: np.random.Generator, steps: int, episodes: int, params: Params) -> np.ndarray:
         return rng.logistic(size=(steps, episodes, self.size))

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import Distribution, distribution
 from maml_rl.policies.heads import GaussianHead, Head
 from maml_rl.policies.layers import ACTIVATIONS, linear
 from maml_rl.policies.mlp_derivatives import MLPNetwork, MLPShape, append_context
-from maml_rl.policies.numpy_mlp import NumpyMLP
-from maml_rl.policies.policy import CONTEXT, Blocks, Params, Policy, Scratch, init_weights
+from maml_rl.policies.numpy_mlp import ActingMLP, NumpyMLP
+from maml_rl.policies.policy import CONTEXT, Blocks, Params, Policy, Scratch, init_weights, initial_values
 
 WRITTEN_OUT = {name: ACTIVATIONS[name] for name in ("relu", "tanh")}
 """The activations whose derivatives are written out in ``mlp_derivatives``."""
@@ -87,7 +87,7 @@ class MLP(Policy):
 
     def init_params(self, seed: int) -> Params:
         """Xavier-uniform weights, zero biases and context, ``initial_std`` (the published initialisation)."""
-        return init_weights(self.shapes, seed) | self.head.init_params()
+        return init_weights(self.shapes, seed) | initial_values(self.head)
 
     def __call__(
         self,
@@ -102,13 +102,15 @@ class MLP(Policy):
             x = linear(params, name, x)
             if name != self.head.layer:
                 x = activation(x)
-        return self.head.distribution(x, params)
+        return distribution(self.head, x, params)
 
     def actor(self, params: Mapping[str, np.ndarray], episodes: int) -> NumpyMLP:
-        weights = [params[f"{name}.weight"] for name in self.layers]
-        biases = [params[f"{name}.bias"] for name in self.layers]
-        context = params[CONTEXT] if self.context_size else None
-        return NumpyMLP(weights, biases, context, episodes, relu=self.activation == "relu")
+        return self.in_rollouts().actor(params, episodes)
+
+    def in_rollouts(self) -> ActingMLP:
+        context = CONTEXT if self.context_size else None
+        layers = tuple(self.layers)
+        return ActingMLP(self.observation_size, self.head, layers, context, self.activation == "relu")
 
     def network(
         self, blocks: Blocks, observations: Tensor, scratch: Scratch, *, keep: bool, pattern: Any = None

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maml_rl.policies.distributions import from_parts
 from maml_rl.policies.heads import GaussianHead, Head
 from maml_rl.policies.policy import Blocks, Network, Scratch
 
@@ -76,7 +77,7 @@ class MLPNetwork(Network):
             live = value >= least if pattern is None else pattern._live[0] > 0
             self._live.append(live.to(observations.dtype))
             shared.append(torch.where(live, value, least))
-        self.outputs = head.from_parts([z, *shared])
+        self.outputs = from_parts(head, [z, *shared])
         self._tangents: list[Tensor] = []
         self._errors: list[Tensor] = []
         self._first_bias_gradient = z

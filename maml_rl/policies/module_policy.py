@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from maml_rl.policies.acting import Actor
 from maml_rl.policies.autograd_network import AutogradNetwork, Switches
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import Distribution, distribution
 from maml_rl.policies.heads import Head
-from maml_rl.policies.policy import Actor, Blocks, Params, Policy, Scratch, from_blocks
+from maml_rl.policies.policy import Blocks, Params, Policy, Scratch, from_blocks, initial_values
 from maml_rl.policies.structure import Leaf, Structure, structured
 from maml_rl.policies.torch_policy import TorchPolicy
 from maml_rl.tools.stacked_module import StackedModule
@@ -108,10 +109,10 @@ class ModulePolicy(TorchPolicy):
         """The parameters that the module was made with."""
         values = dict(self._made(seed).named_parameters())
         found = {name: values[name].detach().clone().float() for name in self._shapes}
-        return found | self.head.init_params()
+        return found | initial_values(self.head)
 
     def __call__(self, params: Mapping[str, Tensor], observations: Tensor) -> Distribution:
-        return self.head.distribution(self._outputs(params, observations), params)
+        return distribution(self.head, self._outputs(params, observations), params)
 
     def _outputs(self, params: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         own = {self._prefix + name: params[name] for name in self._shapes}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maml_rl.policies.autograd_network import AutogradNetwork, Switches
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import Distribution, distribution
 from maml_rl.policies.heads import Head
 from maml_rl.policies.layers import (
     ACTIVATIONS,
@@ -27,12 +27,13 @@ from maml_rl.policies.mlp_derivatives import append_context
 from maml_rl.policies.policy import (
     CONTEXT,
     Blocks,
-    Image,
     Params,
     Scratch,
     from_blocks,
     init_weights,
+    initial_values,
 )
+from maml_rl.policies.structure import Image
 from maml_rl.policies.torch_policy import TorchPolicy
 
 GATES = {"gru": 3, "lstm": 4}
@@ -121,7 +122,7 @@ class NetworkPolicy(TorchPolicy):
 
     def init_params(self, seed: int) -> Params:
         """Xavier-uniform weights, zero biases and context, scales of 1."""
-        return init_weights(self.shapes, seed) | self.head.init_params()
+        return init_weights(self.shapes, seed) | initial_values(self.head)
 
     # --- the function
 
@@ -136,7 +137,7 @@ class NetworkPolicy(TorchPolicy):
         self, params: Mapping[str, Tensor], observations: Tensor, switches: Switches
     ) -> Distribution:
         outputs, _ = self._outputs(params, observations, switches, None)
-        return self.head.distribution(outputs, params)
+        return distribution(self.head, outputs, params)
 
     def _outputs(
         self,

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from maml_rl.policies.policy import Actor
+from maml_rl.policies.acting import ActingPolicy, Actor
+from maml_rl.policies.heads import Head
+
+
+@dataclass(frozen=True)
+class ActingMLP(ActingPolicy):
+    """What rollouts need to know of an ``MLP``.
+
+    Attributes:
+        layers: beginnings of the names of the weights and biases, in order.
+        context: name of the free parameters beside the observation, or None.
+        relu: the activation, or else tanh.
+    """
+
+    observation_size: int
+    head: Head
+    layers: tuple[str, ...]
+    context: str | None
+    relu: bool
+
+    def actor(self, params: Mapping[str, np.ndarray], episodes: int) -> NumpyMLP:
+        weights = [params[f"{name}.weight"] for name in self.layers]
+        biases = [params[f"{name}.bias"] for name in self.layers]
+        context = params[self.context] if self.context else None
+        return NumpyMLP(weights, biases, context, episodes, relu=self.relu)
 
 
 class NumpyMLP(Actor):

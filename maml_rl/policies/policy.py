@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maml_rl.policies.acting import ActingPolicy
 from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.heads import Head
+from maml_rl.policies.structure import Image
 
 Params = dict[str, Tensor]
 Blocks = list[Tensor]
@@ -23,43 +22,6 @@ Blocks = list[Tensor]
 
 CONTEXT = "context"
 """Name of the free parameters beside the observation, which are all that is adapted where there are any."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """Where in the vector of an observation a picture lies.
-
-    Attributes:
-        start: its first number.
-        shape: ``(height, width, channels)``, or ``(channels, height, width)`` if ``channels_first``.
-    """
-
-    start: int
-    shape: tuple[int, int, int]
-    channels_first: bool = False
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def chw(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        a, b, c = self.shape
-        return (a, b, c) if self.channels_first else (c, a, b)
-
-    def of(self, observations: Tensor) -> Tensor:
-        """The pictures ``[..., channels, height, width]`` of observations."""
-        picture = observations[..., self.start : self.start + self.size].unflatten(-1, self.shape)
-        return picture if self.channels_first else picture.movedim(-1, -3)
-
-
-class Actor(ABC):
-    """A policy in rollouts, all episodes of one task at once; it may remember the steps before."""
-
-    @abstractmethod
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Outputs of the network ``[episodes, outputs]``; the next call may overwrite the array."""
 
 
 class Network(ABC):
@@ -107,15 +69,13 @@ class Scratch(threading.local):
         return self._arrays[key]
 
 
-class Policy(ABC):
+class Policy(ActingPolicy):
     """A function from parameters and observations to distributions of actions; it holds no parameters itself.
 
     Parameters are values (``dict[str, Tensor]``). The torch form takes them *stacked over tasks*, so that all tasks
     of a meta-batch are computed at once, each with its own adapted weights.
 
     Attributes:
-        observation_size: numbers of an observation.
-        head: what the network's outputs mean.
         context_size: free parameters appended to the observation; without ``adapt_only`` all that is adapted.
         adapt_only: beginnings of the names of the parameters that the inner loop changes; empty for all.
         recurrent: whether an output depends on the steps before; then samples are whole episodes,
@@ -124,17 +84,10 @@ class Policy(ABC):
     """
 
     kind: ClassVar[str]
-    observation_size: int
-    head: Head
     context_size: int = 0
     adapt_only: tuple[str, ...] = ()
     recurrent: bool = False
     images: tuple[Image, ...] = ()
-
-    @property
-    def action_size(self) -> int:
-        """Numbers of an action."""
-        return self.head.action_size
 
     @property
     @abstractmethod
@@ -172,9 +125,9 @@ class Policy(ABC):
     ) -> Distribution:
         """Action distribution of every task's policy at its own observations."""
 
-    @abstractmethod
-    def actor(self, params: Mapping[str, np.ndarray], episodes: int) -> Actor:
-        """The policy with parameters that are not stacked, at the beginning of ``episodes`` episodes."""
+    def in_rollouts(self) -> ActingPolicy:
+        """The same function as little as rollouts need of it: without torch if they can do without."""
+        return self
 
     @abstractmethod
     def network(
@@ -218,6 +171,11 @@ def to_blocks(policy: Policy, params: Mapping[str, Tensor]) -> Blocks:
 def from_blocks(policy: Policy, blocks: Blocks) -> Params:
     """Inverse of ``to_blocks``."""
     return dict(zip(policy.shapes, blocks, strict=True))
+
+
+def initial_values(head: Head) -> Params:
+    """Of a head's parameters."""
+    return {name: torch.from_numpy(value) for name, value in head.initial_values().items()}
 
 
 def init_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Params:

@@ -152,15 +152,19 @@ def _normalizer(path: Path, spec: Policy, tensors: Mapping[str, np.ndarray]) -> 
 
 
 def pretrained_policy(preset: str) -> Path:
-    """The policy of a preset that comes with the package.
+    """The policy of a preset that comes with the package, or that in a folder which ``maml-rl export`` wrote.
 
     Raises:
         PolicyFileError: there is none; the message lists what exists.
     """
+    exported = Path(preset) / POLICY
+    if exported.is_file():
+        return exported
     known = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
     if preset not in known:
         raise PolicyFileError(
-            f"no policy of {preset!r} comes with the package; there are: {', '.join(known)}"
+            f"no policy of {preset!r} comes with the package, and it is no folder with a {POLICY}; there are: "
+            f"{', '.join(known)}"
         )
     return PRETRAINED / f"{preset}.safetensors"
 

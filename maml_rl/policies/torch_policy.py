@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maml_rl.policies.policy import Actor, Params, Policy
+from maml_rl.policies.acting import Actor
+from maml_rl.policies.policy import Params, Policy
 
 
 class TorchPolicy(Policy):

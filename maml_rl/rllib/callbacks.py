@@ -17,6 +17,7 @@ from ray.rllib.utils import force_list
 
 from maml_rl.envs.rollout import State
 
+_ABOUT_ENVIRONMENTS = ("on_environment_created",)
 _ABOUT_EPISODES = (
     "on_episode_created",
     "on_episode_start",
@@ -32,6 +33,7 @@ class RunnerCallbacks:
     def __init__(self, runner: Any) -> None:
         self._runner = runner
         self._objects: list[Any] = [cls() for cls in force_list(runner.config.callbacks_class)]
+        self.listen = any(map(self._somebody_listens, _ABOUT_ENVIRONMENTS + _ABOUT_EPISODES))
         self.follow_episodes = any(map(self._somebody_listens, _ABOUT_EPISODES))
 
     def call(self, event: str, **kwargs: Any) -> None:

@@ -49,27 +49,28 @@ class MAMLConfig(AlgorithmConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or self.algorithm)
-        # Finn et al. 2017, app. A.2, unless another source is given. "Code" is the authors' published code.
-        self.inner_lr: float = 0.1
-        self.inner_steps: int = 1
+        # The source of each: "paper" is Finn et al. 2017, "code" its authors' published code. Defaults without one
+        # switch something off.
+        self.inner_lr: float = 0.1  # paper, app. A.2
+        self.inner_steps: int = 1  # paper, app. A.2
         self.context_size: int = 0
         self.learn_inner_lr: bool = False
         self.first_order: bool = False
         self.expert: str | None = None
         self.expert_std_scale: float = 1.0
         self.expert_clip: bool = False
-        self.meta_batch_size: int = 20
-        self.episodes_per_task: int = 20
-        self.horizon: int = 100
+        self.meta_batch_size: int = 20  # paper, app. A.2
+        self.episodes_per_task: int = 20  # paper, app. A.2
+        self.horizon: int = 100  # paper, app. A.2
         self.gamma: float = 0.99  # code
         self.gae_lambda: float = 1.0  # code
         self.baseline_ridge: float = 1e-5  # code
         self.normalize_observations: bool = False
         self.normalize_rewards: bool = False
-        self.outer_update: OuterUpdate = "trpo"
+        self.outer_update: OuterUpdate = "trpo"  # paper, sec. 5.3
         self.max_kl: float = 0.01  # code
-        self.hvp: HVP = "finite_difference"  # sec. 5.3
-        self.hvp_step: float = 0.005  # measured against the exact product: see the README
+        self.hvp: HVP = "finite_difference"  # paper, sec. 5.3
+        self.hvp_step: float = 0.005  # measured against the exact product: see docs/how/curvature.md
         self.curvature_fraction: float = 1.0
         self.cg_iterations: int = 10  # code
         self.cg_residual_tol: float = 1e-10  # code
@@ -78,8 +79,8 @@ class MAMLConfig(AlgorithmConfig):
         self.line_search_ratio: float = 0.8  # code
         self.clip_param: float = 0.2  # Schulman et al. 2017
         self.entropy_coeff: float = 0.0
-        self.hidden_sizes: tuple[int, ...] = (100, 100)
-        self.activation: Activation = "relu"
+        self.hidden_sizes: tuple[int, ...] = (100, 100)  # paper, app. A.2
+        self.activation: Activation = "relu"  # paper, app. A.2
         self.layer_norm: bool = False
         self.conv_filters: tuple[Filter, ...] | None = None
         self.recurrent: Recurrent = None
@@ -88,10 +89,10 @@ class MAMLConfig(AlgorithmConfig):
         self.module: Any = None
         self.initial_std: float = 1.0  # code
         self.min_std: float = 1e-6  # code
-        # RLlib's own fields with other defaults. Those of PPO are from trials on the ant: see RESULTS.md.
-        self.lr: float = 1e-3
-        self.num_epochs: int = 10
-        self.minibatch_size: int = 1000
+        # RLlib's own fields with other defaults.
+        self.lr: float = 1e-3  # trials on the ant (docs/log.md)
+        self.num_epochs: int = 10  # trials on the ant (docs/log.md)
+        self.minibatch_size: int = 1000  # trials on the ant (docs/log.md)
         self.env_runner_cls = MAMLEnvRunner
         self._registered: gymnasium.envs.registration.EnvSpec | None = None
         self._dont_auto_sync_env_runner_states = True  # they have none

@@ -13,11 +13,11 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from maml_rl.envs.runner import RolloutSummary, TaskBlock
 from maml_rl.learning.task_tree import share_out
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.activity import Activity
-from maml_rl.rllib.env_runner import RolloutSummary, TaskBlock
 from maml_rl.rllib.runner_pool import RunnerPool
 from maml_rl.tools.time_limit import time_limit
 

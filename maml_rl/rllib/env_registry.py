@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import ray
 from ray.exceptions import RayTaskError
 from ray.rllib.env.env_context import EnvContext
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from maml_rl.envs import TaskVectorEnv, make_task_env
+from maml_rl.envs import TaskVectorEnv
+from maml_rl.envs.runner import EnvPlan
 from maml_rl.tools.user_folder import work_in_users_folder
 
 
@@ -36,10 +36,13 @@ class RegisteredEnv:
 
 
 def make_env(config: Any, episodes: int) -> TaskVectorEnv:
-    """``make_task_env`` for the environment of a ``MAMLConfig``."""
-    if config._registered is not None:
-        gymnasium.registry.setdefault(config._registered.id, config._registered)
-    return make_task_env(find_env(config.env), episodes, config.horizon, config.env_config)
+    """The environment of a ``MAMLConfig``, with so many copies."""
+    return env_plan(config).make(episodes)
+
+
+def env_plan(config: Any) -> EnvPlan:
+    """How the environment of a ``MAMLConfig`` is made."""
+    return EnvPlan(find_env(config.env), config.horizon, config.env_config, config._registered)
 
 
 def reason_of_no_runner(config: Any) -> str:

@@ -1,178 +1,125 @@
-"""RLlib's ``EnvRunner`` around ``rollout.py``."""
+"""RLlib's ``EnvRunner`` around ``envs.runner``, and its group of runners."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-import gymnasium
 import numpy as np
+import ray
+from ray.rllib.algorithms import algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.checkpoints import Checkpointable
-from threadpoolctl import ThreadpoolController
 
-from maml_rl.envs.episode_info import Measures
-from maml_rl.envs.rollout import SeenObservations, rollout, stream
-from maml_rl.learning.trajectories import Extent, Trajectories
-from maml_rl.policies.normalizer import Normalizer
+from maml_rl.envs.rollout import State
+from maml_rl.envs.runner import RolloutSummary, RunnerPlan, TaskBlock, TaskRunner
+from maml_rl.learning.trajectories import Trajectories
 from maml_rl.rllib.callbacks import EpisodeFollower, RunnerCallbacks
-from maml_rl.rllib.env_registry import make_env
-from maml_rl.tools.threads import one_thread
+from maml_rl.rllib.env_registry import env_plan, make_env
 from maml_rl.tools.user_folder import work_in_users_folder
 
-
-@dataclass(frozen=True)
-class TaskBlock:
-    """Consecutive tasks to roll out, and the names of their random streams."""
-
-    first: int
-    tasks: np.ndarray
-    seed: int
-    phase: tuple[int, ...]
-    normalizer: Normalizer | None = None
-
-    def stream(self, offset: int) -> np.random.SeedSequence:
-        return stream(self.seed, *self.phase, self.first + offset)
+logger = logging.getLogger("maml_rl")
 
 
-@dataclass(frozen=True)
-class RolloutSummary:
-    """What the driver needs to know of a block: it never sees the trajectories."""
-
-    returns: list[list[float]]
-    """Mean return of each task; of trials, that of every episode."""
-    env_steps: int
-    episodes: int
-    diverged_episodes: int
-    infos: list[list[dict[str, float]]]
-    """Likewise means of the numbers in ``info``; empty for environments that tell none."""
-    seen: list[Normalizer]
-    """Moments of observations and returns of each task, where they are normalised."""
-    extent: Extent
-    observation_square: float
-    """Sum over steps of the mean square of an observation's components."""
-    seconds: float
-    bytes: int
-    """Of the trajectories."""
-    metrics: Any
-    """What callbacks logged, as RLlib's ``MetricsLogger`` reduces it."""
+class NoRunnerError(RuntimeError):
+    """No env runner could start."""
 
 
-class MAMLEnvRunner(EnvRunner, Checkpointable):
-    """Collects whole episodes of one task after another.
-
-    It holds no state between calls: parameters and random streams arrive with each call, so any runner gives
-    the same trajectories, and one that died is replaced without a trace in the results.
-    """
+class MAMLEnvRunner(TaskRunner, EnvRunner, Checkpointable):
+    """The runner in the driver's process; of remote ones those that callbacks listen to."""
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
-        super().__init__(config=config, **kwargs)
+        EnvRunner.__init__(self, config=config, **kwargs)
         work_in_users_folder()
         self.module = None
-        self._callbacks = RunnerCallbacks(self)
+        self.callbacks = RunnerCallbacks(self)
         self.make_env()
-        self._blas = ThreadpoolController()
 
     def make_env(self) -> None:
-        self.env = make_env(self.config, self.config.episodes_per_task)
-        self._policy_spec = self.config.policy_spec(
-            self.env.single_observation_space, self.env.single_action_space
-        )
-        self._callbacks.environment_created()
-
-    def assert_healthy(self) -> None:
-        assert self.env is not None
-
-    def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
-        spaces = (self.env.single_observation_space, self.env.single_action_space)
-        return {"__env__": spaces, "default_policy": spaces}
-
-    def sample_tasks(self, n: int, seed: int, *key: int) -> np.ndarray:
-        """``n`` tasks from the environment's distribution, from the stream named ``(seed, *key)``."""
-        return self.env.sample_tasks(n, np.random.default_rng(stream(seed, *key)))
+        config = self.config
+        env = make_env(config, config.episodes_per_task)
+        policy = config.policy_spec(env.single_observation_space, env.single_action_space)
+        self._begin(env, policy.in_rollouts(), config.gamma)
+        self.callbacks.environment_created()
 
     def sample(
         self, block: TaskBlock, params: dict[str, np.ndarray]
     ) -> tuple[RolloutSummary, list[Trajectories]]:
-        """One phase's episodes of each task of ``block``.
+        self._followed: list[EpisodeFollower] = []
+        summary, trajectories = super().sample(block, params)
+        if self.callbacks.follow_episodes:
+            episodes = [episode.to_numpy() for follower in self._followed for episode in follower.episodes]
+            self.callbacks.call("on_sample_end", samples=episodes)
+        return replace(summary, metrics=self.metrics.reduce()), trajectories
 
-        Args:
-            params: ``[tasks, *shape]`` each, over all tasks of the meta-batch, or ``[1, *shape]`` when all
-                tasks share them.
-        """
-        started = time.perf_counter()
-        diverged = self.env.diverged_episodes
-        trajectories, returns, episodes, infos, seen = [], [], [], [], []
-        with one_thread(self._blas):
-            for offset, task in enumerate(block.tasks):
-                task_params = {
-                    name: value[block.first + offset if len(value) > 1 else 0]
-                    for name, value in params.items()
-                }
-                measures = Measures(self.env)
-                observers = measures.observers
-                if self._callbacks.follow_episodes:
-                    observers.append(
-                        follower := EpisodeFollower(self._callbacks, self, task, block.phase[-1])
-                    )
-                normalizer = block.normalizer
-                if normalizer is not None and normalizer.observations is not None:
-                    observers.append(observations := SeenObservations())
-                trajectories.append(
-                    rollout(
-                        self.env,
-                        task,
-                        self._policy_spec,
-                        task_params,
-                        block.stream(offset),
-                        *observers,
-                        normalizer=normalizer,
-                    )
-                )
-                if normalizer is not None:
-                    seen.append(
-                        Normalizer(
-                            None if normalizer.observations is None else observations.moments(),
-                            None
-                            if normalizer.returns is None
-                            else trajectories[-1].return_moments(self.config.gamma),
-                        )
-                    )
-                returns.append(measures.returns(trajectories[-1]))
-                infos.append(measures.infos)
-                if self._callbacks.follow_episodes:
-                    episodes += [episode.to_numpy() for episode in follower.episodes]
-        if self._callbacks.follow_episodes:
-            self._callbacks.call("on_sample_end", samples=episodes)
-        summary = RolloutSummary(
-            returns=returns,
-            env_steps=sum(t.env_steps for t in trajectories),
-            episodes=sum(len(t.lengths) for t in trajectories),
-            diverged_episodes=self.env.diverged_episodes - diverged,
-            infos=infos,
-            seen=seen,
-            extent=Extent.of(trajectories),
-            observation_square=sum(t.observation_square for t in trajectories),
-            seconds=time.perf_counter() - started,
-            bytes=sum(t.nbytes for t in trajectories),
-            metrics=self.metrics.reduce(),
-        )
-        return summary, trajectories
-
-    def stop(self) -> None:
-        self.env.close()
-
-    # --- stateless, but RLlib synchronises and saves every runner
-
-    def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        return {}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        pass
+    def _followers(self, task: Any, inner_step: int) -> list[Callable[[State], None]]:
+        if not self.callbacks.follow_episodes:
+            return []
+        self._followed.append(EpisodeFollower(self.callbacks, self, task, inner_step))
+        return [self._followed[-1]]
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {"config": self.config}
+
+
+class RunnerGroup(EnvRunnerGroup):
+    """RLlib's group, whose remote runners load neither RLlib nor torch where nobody needs them.
+
+    The driver's own runner is made first, and knows the policy; the others start while the learner does.
+    """
+
+    def _setup(self, *, num_env_runners: int = 0, **kwargs: Any) -> None:
+        if not issubclass(self.env_runner_cls, MAMLEnvRunner):
+            super()._setup(num_env_runners=num_env_runners, **kwargs)
+            return
+        super()._setup(**kwargs)
+        self.add_workers(num_env_runners, validate=False)
+
+    def _make_worker(self, *, worker_index: int, num_workers: int, **kwargs: Any) -> Any:
+        local, config = self._local_env_runner, self._remote_config
+        if worker_index == 0:
+            num_workers = config.num_env_runners
+        if not isinstance(local, MAMLEnvRunner) or local.callbacks.listen:
+            return super()._make_worker(worker_index=worker_index, num_workers=num_workers, **kwargs)
+        plan = RunnerPlan(env_plan(config), config.episodes_per_task, local.policy, config.gamma)
+        in_group = ray.util.get_current_placement_group() is not None
+        actor = ray.remote(**self._remote_args)(TaskRunner).options(
+            placement_group_bundle_index=self._pg_offset + worker_index if in_group else -1
+        )
+        return actor.remote(plan, config.seed + worker_index)
+
+    def get_spaces(self) -> Any:
+        """As all runners have them."""
+        return self.local_env_runner.get_spaces()
+
+    def await_runners(self) -> None:
+        """Wait until all have started.
+
+        Raises:
+            NoRunnerError: none could, or one could not and failures are not to be ignored.
+        """
+        if not self._remote_config.validate_env_runners_after_construction:
+            return
+        for result in self._worker_manager.foreach_actor(lambda runner: runner.assert_healthy()):
+            if not result.ok:
+                logger.error("an env runner did not start: %s", result.get())
+                if not self._ignore_ray_errors_on_env_runners:
+                    raise NoRunnerError(result.get())
+        if self.num_remote_env_runners() and not self.num_healthy_remote_workers():
+            raise NoRunnerError
+
+
+@contextmanager
+def runners_of_our_own() -> Iterator[None]:
+    """RLlib's ``Algorithm.setup`` names the class of its group; within this block it is ``RunnerGroup``."""
+    original = algorithm.EnvRunnerGroup
+    algorithm.EnvRunnerGroup = RunnerGroup
+    try:
+        yield
+    finally:
+        algorithm.EnvRunnerGroup = original

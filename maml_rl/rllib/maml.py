@@ -37,6 +37,7 @@ from maml_rl.rllib.advice import Advice
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.dispatch import collect
 from maml_rl.rllib.env_registry import make_env, reason_of_no_runner
+from maml_rl.rllib.env_runner import NoRunnerError, RunnerGroup, runners_of_our_own
 from maml_rl.rllib.expert import load_expert
 from maml_rl.rllib.learner_calls import LearnerLostError, call_learner
 from maml_rl.rllib.learner_share import NonFiniteError, NumpyParams
@@ -92,6 +93,7 @@ class MAML(Algorithm):
 
     config: MAMLConfig
     learner_group: LearnerTeam
+    env_runner_group: RunnerGroup
 
     @classmethod
     def get_default_config(cls) -> MAMLConfig:
@@ -130,10 +132,11 @@ class MAML(Algorithm):
         self._advice = Advice()
         self._expert = expert
         try:
-            with a_long_start_is_explained(self.config):
+            with a_long_start_is_explained(self.config), runners_of_our_own():
                 super().setup(config)
-        except IndexError:  # RLlib asks the first runner, and there is none
-            raise RuntimeError(reason_of_no_runner(self.config)) from None
+                self.env_runner_group.await_runners()
+        except NoRunnerError as error:
+            raise RuntimeError(reason_of_no_runner(self.config)) from error
         self._runners = RunnerPool(self.env_runner_group)
         self._activity = Activity()
         self._cluster_metrics = ClusterMetrics(str(self.config.env))

@@ -11,10 +11,10 @@ import numpy as np
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from maml_rl.envs.episode_info import SUCCESS_RATE, mean_over_tasks
+from maml_rl.envs.runner import RolloutSummary
 from maml_rl.learning.trajectories import Extent
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.rllib.dispatch import Block
-from maml_rl.rllib.env_runner import RolloutSummary
 
 ENV_RUNNERS = "env_runners"
 LIFETIME_STEPS = (ENV_RUNNERS, "num_env_steps_sampled_lifetime")

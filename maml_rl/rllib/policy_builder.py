@@ -18,7 +18,8 @@ from maml_rl.policies.layers import out_size
 from maml_rl.policies.mlp import MLP, WRITTEN_OUT
 from maml_rl.policies.module_policy import ModulePolicy
 from maml_rl.policies.network_policy import Filter, NetworkPolicy
-from maml_rl.policies.policy import Image, Policy
+from maml_rl.policies.policy import Policy
+from maml_rl.policies.structure import Image
 from maml_rl.rllib.model_config import OfRLModule
 
 

@@ -11,7 +11,14 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from maml_rl.policies.distributions import Bernoulli, Categorical, Distribution, Gaussian, StateGaussian
+from maml_rl.policies.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Gaussian,
+    StateGaussian,
+    distribution,
+)
 from maml_rl.policies.heads import GaussianHead, StateGaussianHead
 from maml_rl.policies.meta_params import INNER_LR, theta_of
 from maml_rl.policies.normalizer import Normalizer, ObservationScale
@@ -102,7 +109,7 @@ class PolicyModule(TorchRLModule):
             inner = [x.movedim(0, dim) for x, dim in zip(leaves, self._episode_dims, strict=True)]
             state = tree_unflatten(inner, self._state_tree)
         outputs, state = self.spec.unroll(theta, observations, state)
-        policy = self.spec.head.distribution(outputs[None], stacked)
+        policy = distribution(self.spec.head, outputs[None], stacked)
         after = {
             str(i): leaf.movedim(dim, 0)
             for i, (leaf, dim) in enumerate(zip(tree_leaves(state), self._episode_dims, strict=True))

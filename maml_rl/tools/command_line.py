@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -85,3 +86,18 @@ def print_json(value: Mapping[str, Any]) -> None:
 def shell_line(*parts: object) -> str:
     """A command line that a shell reads as these parts."""
     return shlex.join(map(str, parts))
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """``--name value`` of each option, as both programs take them; of None, a switch, its name alone."""
+    words = []
+    for name, value in options.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                words += [str(key), part if isinstance(part, str) else json.dumps(part)]
+        elif isinstance(value, list | tuple):
+            words += [str(part) for part in value]
+        elif value is not None:
+            words.append(str(value))
+    return words

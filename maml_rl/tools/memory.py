@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     By default large arrays go back to the operating system when they are freed, and every iteration gets them anew
     as pages to be filled with zeros one by one. That took up to a quarter of the time of a supervised
-    meta-iteration (RESULTS.md, "Speed").
+    meta-iteration (docs/log.md, "Speed").
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 from ray._private import services
+from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
 from ray._raylet import (  # type: ignore[attr-defined]  # not in its stub
     AuthenticationTokenLoader,
     Config,
@@ -26,7 +27,7 @@ from ray._raylet import (  # type: ignore[attr-defined]  # not in its stub
 from ray.exceptions import AuthenticationError
 
 from maml_rl.tools.run_directory import RunError
-from maml_rl.tools.user_folder import USER_FOLDER
+from maml_rl.tools.user_folder import USER_FOLDER, look_in_users_folder
 
 ANSWER_S = 8.0
 """Seconds in which a cluster must answer."""
@@ -49,15 +50,18 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = cluster_named(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    first = f"{look_in_users_folder.__module__}.{look_in_users_folder.__qualname__}"
     folder = os.getcwd()
     try:
         if address:
             _check_reachable(address)
-            options["runtime_env"] = {"env_vars": {USER_FOLDER: folder}}
+            variables = {USER_FOLDER: folder}
+            options["runtime_env"] = {"env_vars": variables, "worker_process_setup_hook": first}
             with _away_from(folder):
                 ray.init(address=address, **options)
         else:
-            os.environ[USER_FOLDER] = folder
+            # Its processes inherit this; with a runtime environment each would take longer to start.
+            os.environ |= {USER_FOLDER: folder, WORKER_PROCESS_SETUP_HOOK_ENV_VAR: first}
             if "RAY_AUTH_MODE" not in os.environ:
                 _ask_for_a_token()
             with _away_from(folder):
@@ -89,10 +93,13 @@ def _away_from(folder: str) -> Iterator[None]:
     packages = Path(__file__).parents[2]
     for name in ("maml_rl", "supervised"):
         (there / name).symlink_to(packages / name)
+    script = sys.argv[0]
     os.chdir(there)
+    sys.argv[0] = os.path.join(folder, script)  # its folder is to be found as the program itself finds it
     try:
         yield
     finally:
+        sys.argv[0] = script
         os.chdir(folder)
 
 

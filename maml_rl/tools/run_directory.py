@@ -2,7 +2,7 @@
 
 ::
 
-    config.json             every field of the configuration, preset, package versions
+    config.json             every field of the configuration, preset, commit, machine, package versions
     progress.csv            one row per iteration: a log, from which nothing is resumed
     events.out.tfevents*    the same for TensorBoard
     checkpoint.safetensors  all that later iterations depend on
@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import importlib.metadata
 import io
 import json
 import logging
 import os
-import platform
 import shlex
 import socket
 import time
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from maml_rl.tools.files import errors_of, remove_leftovers, write_atomically
+from maml_rl.tools.provenance import provenance
 from maml_rl.tools.storage import Mirror, Place, StorageError, child, local_path
 
 logger = logging.getLogger("maml_rl")
@@ -39,7 +38,6 @@ RETRIES_S = (1.0, 5.0)
 """Seconds before the second and third attempt to store what a run leaves behind."""
 _JOB_FOLDERS = "/runtime_resources/working_dir_files/"
 """In the path of every working directory that Ray unpacks for a job; it is deleted some time after the job."""
-PACKAGES = ("maml-rl", "ray", "torch", "numpy", "gymnasium", "mujoco")
 
 
 class RunError(ValueError):
@@ -117,7 +115,7 @@ class RunDirectory:
         return run
 
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Begin a new run here; ``description`` goes into ``config.json`` with the package versions.
+        """Begin a new run here; ``description`` goes into ``config.json`` with its provenance.
 
         Raises:
             RunError: the directory is not empty, or cannot be written.
@@ -131,9 +129,7 @@ class RunDirectory:
         Raises:
             RunError: it cannot be written.
         """
-        versions = {name: package_version(name) for name in PACKAGES}
-        versions["python"] = platform.python_version()
-        content = {**description, "versions": versions}
+        content = {**description, **provenance()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -323,11 +319,3 @@ def check_output(output: Path, suffixes: Sequence[str]) -> None:
         raise RunError(f"output is {str(output)!r}; it must end in {' or '.join(suffixes)}")
     if not output.parent.is_dir():
         raise RunError(f"output is {str(output)!r}, but there is no folder {str(output.parent)!r}")
-
-
-def package_version(package: str) -> str | None:
-    """The version of an installed package."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree, as a submitted job does
-        return None

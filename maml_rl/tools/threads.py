@@ -7,12 +7,12 @@ to become 20 times slower). And because chunks are summed in order, results do n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from threadpoolctl import ThreadpoolController
 
 Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
@@ -22,6 +22,8 @@ Map = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]
 @contextmanager
 def threads_over_chunks() -> Iterator[Map]:
     """A map that uses as many threads as torch has in this process; torch itself uses one meanwhile."""
+    import torch  # runners of numpy policies do without it
+
     threads = torch.get_num_threads()
     if threads == 1:
         yield map
@@ -36,16 +38,20 @@ def threads_over_chunks() -> Iterator[Map]:
 
 @contextmanager
 def one_thread(blas: ThreadpoolController | None = None) -> Iterator[None]:
-    """Numpy and torch compute in this thread alone: for matrices as small as those of rollouts others do not pay,
-    and their number would change the results.
+    """Numpy, and torch where it is loaded, compute in this thread alone: for matrices as small as those of rollouts
+    others do not pay, and their number would change the results.
 
     Args:
         blas: made in this process before, which takes a while.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with (blas or ThreadpoolController()).limit(limits=1):
+    with (blas or ThreadpoolController()).limit(limits=1):
+        torch: Any = sys.modules.get("torch")
+        if torch is None:
             yield
-    finally:
-        torch.set_num_threads(threads)
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

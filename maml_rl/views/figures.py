@@ -18,30 +18,41 @@ from maml_rl.experiments.presets import get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.normalizer import ObservationScale
+from maml_rl.tools.pictures import save
 from maml_rl.tools.run_directory import RunError
 from maml_rl.views.plots import (
+    Against,
+    Measure,
     Panel,
     adaptation_curves,
     learning_curve,
     learning_curves,
     plane_trajectories,
-    save,
+    success_by_group,
 )
 
 Groups = dict[str, dict[str, list[Run]]]
 """Runs by preset, then by method in the order of ``METHODS``."""
 
 _DRAWN_EPISODES = 5
+MEASURES: dict[Measure, str] = {"return": "learning_curve", "success_rate": "success_curve"}
+"""What learning curves show, and the names of their files."""
 
 
-def draw_all(runs: Sequence[Run], folder: Path, *, seed: int = 0) -> list[Path]:
+def draw_all(
+    runs: Sequence[Run], folder: Path, *, seed: int = 0, against: Against = "iteration"
+) -> list[Path]:
     """Every figure the runs have the data for; returns the files written.
+
+    Args:
+        seed: of the rollouts whose trajectories are drawn.
+        against: what learning curves are drawn against.
 
     Raises:
         RunError: a run cannot be read, or the runs do not belong together: see ``group_runs``.
     """
     groups = group_runs(runs)
-    files = draw_learning(groups, folder) + draw_adaptation(groups, folder)
+    files = draw_learning(groups, folder, against) + draw_adaptation(groups, folder)
     if "point-nav" in groups:
         files += draw_trajectories(groups["point-nav"], folder, seed)
     return files
@@ -87,30 +98,50 @@ def _environment_of(run: Run) -> dict[str, Any]:
 
 def _evaluation_of(run: Run) -> dict[str, Any] | None:
     result = run.adaptation()
-    return result and {name: result[name] for name in ("standard_tasks", "tasks", "episodes")}
+    if result is None:
+        return None
+    known = {name: result[name] for name in ("standard_tasks", "tasks", "episodes")}
+    return known | {"deterministic": result.get("deterministic", False)}
 
 
 # --- learning curves
 
 
-def draw_learning(groups: Groups, folder: Path) -> list[Path]:
-    """One run: its returns before and after adaptation. Several: the returns after it, a figure per preset."""
+def draw_learning(groups: Groups, folder: Path, against: Against = "iteration") -> list[Path]:
+    """One run: its returns before and after adaptation. Several: the returns after it, a figure per preset.
+
+    Where the environment tells successes, their rates likewise.
+    """
     files: list[Path] = []
     for preset, methods in groups.items():
         curves = {
-            method: [run.progress() for run in runs if run.has_progress] for method, runs in methods.items()
+            method: [with_total_steps(run.progress()) for run in runs if run.has_progress]
+            for method, runs in methods.items()
         }
         curves = {method: found for method, found in curves.items() if found}
-        alone = sum(map(len, methods.values())) == 1 and len(groups) == 1
         if not curves:
             continue
-        if alone:
-            ((progress,),) = curves.values()
-            files += save(learning_curve(progress, preset), folder / "learning_curve")
-        else:
-            name = "learning_curve" if len(groups) == 1 else f"learning_curve_{preset}"
-            files += save(learning_curves(curves, preset), folder / name)
+        alone = sum(map(len, methods.values())) == 1 and len(groups) == 1
+        suffix = "" if len(groups) == 1 else f"_{preset}"
+        for measure, stem in MEASURES.items():
+            if not all(f"{measure}_post" in row for found in curves.values() for run in found for row in run):
+                continue
+            if alone:
+                ((progress,),) = curves.values()
+                figure = learning_curve(progress, preset, against=against, measure=measure)
+            else:
+                figure = learning_curves(curves, preset, against=against, measure=measure)
+            files += save(figure, folder / f"{stem}{suffix}")
     return files
+
+
+def with_total_steps(progress: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Rows of ``progress.csv`` with the environment steps since the beginning in place of an iteration's."""
+    total, rows = 0.0, []
+    for row in progress:
+        total += row.get("env_steps", 0)
+        rows.append({**row, "env_steps": total})
+    return rows
 
 
 # --- adaptation curves
@@ -122,6 +153,13 @@ def draw_adaptation(groups: Groups, folder: Path) -> list[Path]:
     if not panels:
         return []
     files = save(adaptation_curves(panels), folder / "adaptation_curve")
+    for preset, methods in groups.items():
+        for method, runs in methods.items():
+            told = [r for run in runs if (r := run.adaptation()) and "groups" in r]
+            if told:
+                name = "_".join(("success_by_family", *([] if len(panels) == 1 else [preset]), method))
+                figure = success_by_group(success_rates(told), f"{preset}, {method}")
+                files += save(figure, folder / name)
     return [*files, _write_panels(panels, folder / "adaptation_curve.csv")]
 
 
@@ -144,6 +182,19 @@ def combine(results: Sequence[Mapping[str, Any]]) -> list[tuple[float, float | N
     returns = np.array([result["returns"][:steps] for result in results], np.float64)
     combined = AdaptationResult(returns.mean(0)).as_dict()
     return list(zip(combined["mean"], combined["interval_95"], strict=True))
+
+
+def success_rates(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Mean success rate of the tasks of each group before and after adaptation, over runs."""
+    rates: dict[str, tuple[float, float]] = {}
+    for group in dict.fromkeys(results[0]["groups"]):
+        first, last = [], []
+        for result in results:
+            values = np.array(result["success"], np.float64)[:, [g == group for g in result["groups"]]]
+            first.append(values[0].mean())
+            last.append(values[-1].mean())
+        rates[group] = (float(np.mean(first)), float(np.mean(last)))
+    return rates
 
 
 def _write_panels(panels: Sequence[Panel], file: Path) -> Path:

@@ -1,10 +1,10 @@
-"""Pictures of training and adaptation. Every function returns a figure; ``save`` writes it as PNG and SVG."""
+"""Pictures of training and adaptation. Every function returns a figure; ``tools.pictures.save`` writes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -14,10 +14,16 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the backend must be chosen before
 
+from maml_rl.experiments.methods import METHODS
 from maml_rl.tools.intervals import interval_95
+from maml_rl.tools.pictures import banded
 
 Progress = Sequence[Mapping[str, float]]
 """Rows of ``progress.csv``."""
+Against = Literal["iteration", "env_steps"]
+"""What learning curves are drawn against."""
+Measure = Literal["return", "success_rate"]
+"""What they show."""
 
 
 @dataclass(frozen=True)
@@ -29,38 +35,63 @@ class Panel:
     paper: Mapping[str, Sequence[tuple[float, float | None]]] = field(default_factory=dict)
 
 
-def learning_curve(progress: Progress, title: str = "") -> Figure:
-    """One run: mean return before and after adaptation against meta-iterations."""
+def learning_curve(
+    progress: Progress, title: str = "", *, against: Against = "iteration", measure: Measure = "return"
+) -> Figure:
+    """One run: the training tasks' mean before and after adaptation.
+
+    Args:
+        against: ``"env_steps"`` are those since the beginning.
+    """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    iterations = [row["iteration"] for row in progress]
-    axes.plot(iterations, [row["return_pre"] for row in progress], label="before adaptation")
-    axes.plot(iterations, [row["return_post"] for row in progress], label="after adaptation")
-    _label_learning(axes, title)
+    places = [row[against] for row in progress]
+    for phase, label in (("pre", "before adaptation"), ("post", "after adaptation")):
+        axes.plot(places, [row[f"{measure}_{phase}"] for row in progress], label=label)
+    _label_learning(axes, title, against, measure)
     return figure
 
 
-def learning_curves(runs: Mapping[str, Sequence[Progress]], title: str = "") -> Figure:
-    """Return after adaptation against meta-iterations: per method the mean over runs and its 95 % interval.
+def learning_curves(
+    runs: Mapping[str, Sequence[Progress]],
+    title: str = "",
+    *,
+    against: Against = "iteration",
+    measure: Measure = "return",
+) -> Figure:
+    """The training tasks' mean after adaptation per method: the mean over runs and its 95 % interval.
 
     Where the runs of a method differ in length, the curve ends with the shortest.
+
+    Args:
+        against: ``"env_steps"`` are those since the beginning.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, group in runs.items():
         length = min(map(len, group))
-        iterations = [row["iteration"] for row in group[0][:length]]
-        returns = np.array([[row["return_post"] for row in progress[:length]] for progress in group])
-        mean = returns.mean(axis=0)
+        places = [row[against] for row in group[0][:length]]
+        values = np.array([[row[f"{measure}_post"] for row in progress[:length]] for progress in group])
+        mean = values.mean(axis=0)
         count = len(group)
-        (line,) = axes.plot(iterations, mean, label=name if count == 1 else f"{name} ({count} runs)")
-        if count > 1:
-            width = interval_95(returns.T)
-            axes.fill_between(iterations, mean - width, mean + width, alpha=0.2, color=line.get_color())
-    _label_learning(axes, title)
+        label = name if count == 1 else f"{name} ({count} runs)"
+        widths = interval_95(values.T) if count > 1 else [None] * length
+        banded(axes, places, mean, widths, label=label, color=method_color(name))
+    _label_learning(axes, title, against, measure)
     return figure
 
 
-def _label_learning(axes: Axes, title: str) -> None:
-    axes.set(xlabel="iteration", ylabel="mean return of the training tasks", title=title)
+def method_color(name: str) -> str | None:
+    """The colour that a method has in every figure; None of what is no method."""
+    return f"C{list(METHODS).index(name)}" if name in METHODS else None
+
+
+def _label_learning(axes: Axes, title: str, against: Against, measure: Measure) -> None:
+    axes.set(
+        xlabel={"iteration": "iteration", "env_steps": "environment steps"}[against],
+        ylabel={"return": "mean return", "success_rate": "success rate"}[measure] + " of the training tasks",
+        title=title,
+    )
+    if measure == "success_rate":
+        axes.set_ylim(0, 1)
     axes.legend()
 
 
@@ -80,24 +111,24 @@ def adaptation_curves(panels: Sequence[Panel]) -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     steps = max(len(curve) for curve in [*panel.curves.values(), *panel.paper.values()])
-    colors: dict[str, str] = {}
+    colors: dict[str, Any] = {}
     for suffix, curves, style in (("", panel.curves, "-"), (" (paper)", panel.paper, "--")):
         for name, curve in curves.items():
             means = [mean for mean, _ in curve]
-            widths = [0.0 if width is None or np.isnan(width) else width for _, width in curve]
+            widths = [width for _, width in curve]
             if len(curve) == 1:  # a policy that is not adapted: the same after any number of steps
                 means, widths = means * steps, widths * steps
-            line = axes.errorbar(
+            line = banded(
+                axes,
                 range(len(means)),
                 means,
-                yerr=widths,
+                widths,
                 linestyle=style,
-                color=colors.get(name),
+                color=colors.get(name, method_color(name)),
                 alpha=1 if style == "-" else 0.5,
-                capsize=4,
                 label=name + suffix,
             )
-            colors[name] = line[0].get_color()
+            colors[name] = line.get_color()
     remembers = "; of rl2 episodes before" if "rl2" in panel.curves else ""
     axes.set(xlabel="gradient steps" + remembers, ylabel="mean return of the test tasks", title=panel.title)
     axes.set_xticks(range(steps))
@@ -126,17 +157,19 @@ def plane_trajectories(
     return figure
 
 
-def side_by_side(widths: tuple[float, float], width: float) -> tuple[Figure, tuple[Axes, Axes]]:
-    """A figure of two axes whose widths are in this ratio; ``width`` in inches."""
-    figure, axes = plt.subplots(1, 2, figsize=(width, 4), width_ratios=widths, layout="constrained")
-    return figure, tuple(axes)
+def success_by_group(rates: Mapping[str, tuple[float, float]], title: str) -> Figure:
+    """Success rate before and after adaptation, a pair of bars per group of tasks.
 
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.svg``, and close the figure."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for file in files:
-        figure.savefig(file, dpi=150)
-    plt.close(figure)
-    return files
+    Args:
+        rates: group -> (before, after), from 0 to 1.
+    """
+    figure, axes = plt.subplots(figsize=(2 + 1.1 * len(rates), 4), layout="constrained")
+    places = np.arange(len(rates))
+    for shift, color, label, index in ((-0.2, "C1", "before adaptation", 0), (0.2, "C0", "after", 1)):
+        axes.bar(
+            places + shift, [100 * rate[index] for rate in rates.values()], 0.4, color=color, label=label
+        )
+    axes.set(ylabel="success, percent", ylim=(0, 100), title=title)
+    axes.set_xticks(places, list(rates), rotation=30, ha="right")
+    axes.legend(fontsize="small")
+    return figure

@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import base64
-import math
+import csv
 import mimetypes
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from maml_rl.experiments.methods import METHODS
-from maml_rl.experiments.presets import Return, get_experiment
 from maml_rl.experiments.run import Run
 from maml_rl.policies.policy_file import POLICY
 from maml_rl.tools.files import write_atomically
-from maml_rl.tools.intervals import with_interval
-from maml_rl.tools.run_directory import RunError, check_output, package_version
+from maml_rl.tools.progress import Show, unseen
+from maml_rl.tools.provenance import package_version
+from maml_rl.tools.run_directory import RunError, check_output
+from maml_rl.tools.search.searched import RESULTS, trial_place
 from maml_rl.views.figures import Groups, draw_adaptation, draw_learning, draw_trajectories, group_runs
+from maml_rl.views.report_tables import (
+    Table,
+    adaptation_table,
+    comparison_table,
+    differences_table,
+    run_table,
+    seeds_table,
+    settings_tables,
+)
 
 MAX_EMBEDDED = 20_000_000
 """Bytes of a video that become part of the page; larger ones are linked."""
-PAPER = "Finn et al. 2017"
+SHOWN_TRIALS = 5
+"""Of a search, this many trials are shown as runs, best first."""
 CAPTIONS = {
     "learning_curve": "Learning curve: mean return of the training tasks against meta-iterations",
+    "success_curve": "Learning curve: success rate of the training tasks",
+    "success_by_family": "Success rate of the held-out tasks by family, before and after adaptation",
     "adaptation_curve": "Adaptation: mean return of the held-out tasks against gradient steps",
     "trajectories": "Trajectories before and after one gradient step",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: column heads, and rows of text whose first cell names the row."""
-
-    title: str
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,11 @@ class Section:
     details: Sequence[Table] = field(default_factory=list)
 
 
-def write_report(
-    runs: Sequence[Run], output: Path, on_progress: Callable[[str], None] = lambda message: None
-) -> None:
+def write_report(runs: Sequence[Run], output: Path, show: Show = unseen) -> None:
     """Write ``output``, which opens in any browser and loads nothing from elsewhere.
 
-    What a run does not have yet is named with the command that makes it.
+    What a run does not have yet is named with the command that makes it. Of a search, its trials are shown, and the
+    best of them as runs.
 
     Raises:
         RunError: no run, one given twice, a damaged one, or runs that do not belong together (``group_runs``).
@@ -87,15 +88,18 @@ def write_report(
     """
     check_output(output, (".html", ".htm"))
     _check_runs(runs)
+    sections: list[Section] = []
+    title = f"maml_rl: {_identity(runs[0]).name}" if len(runs) == 1 else f"maml_rl: {len(runs)} runs"
+    if len(runs) == 1 and (rows := trials(runs[0])):
+        sections.append(search_section(runs[0], rows))
+        numbers = [int(row["trial"]) for row in rows if not row["error"]]
+        runs = [Run.open(trial_place(runs[0].place, number)) for number in numbers[:SHOWN_TRIALS]]
     groups = group_runs(runs)
-    sections = []
     if len(runs) > 1:
-        on_progress("comparing runs")
         sections.append(comparison_section(runs, groups))
     for number, run in enumerate(runs, 1):
-        on_progress(f"reading {run.place}")
         sections.append(run_section(run, f"run-{number}", output.parent))
-    title = f"maml_rl: {_identity(runs[0]).name}" if len(runs) == 1 else f"maml_rl: {len(runs)} runs"
+        show("runs", number, len(runs))
     write_atomically(output, render(title, sections).encode())
 
 
@@ -132,10 +136,35 @@ def _identity(run: Run) -> PurePath:
 
 def comparison_section(runs: Sequence[Run], groups: Groups) -> Section:
     """All runs side by side."""
-    tables = [_comparison_table(runs), _differences_table(runs)]
+    tables = [comparison_table(runs), *seeds_table(groups), differences_table(runs)]
     with tempfile.TemporaryDirectory() as folder:
         files = draw_learning(groups, Path(folder)) + draw_adaptation(groups, Path(folder))
         return Section("comparison", "Comparison", tables, _curves(files))
+
+
+def search_section(search: Run, rows: Sequence[Mapping[str, str]]) -> Section:
+    """A search: every trial, best first, and its picture."""
+    table = Table("Trials", "Best first", list(rows[0]), [list(row.values()) for row in rows])
+    files = search.path.glob("search.svg")
+    pictures = [_embedded("picture", file, "Configurations and learning curves") for file in files]
+    return Section("search", f"Search {search.place}", [table], pictures)
+
+
+def trials(run: Run) -> list[dict[str, str]]:
+    """The rows of a search's ``results.csv``; none of what is no search.
+
+    Raises:
+        RunError: the search has not ended.
+    """
+    if "space" not in run.description():
+        return []
+    file = run.path / RESULTS
+    if not file.exists():
+        raise RunError(
+            f"{run.place} is a search that has not ended; go on with it: maml-rl search --resume {run.place}"
+        )
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def run_section(run: Run, identifier: str, page_folder: Path) -> Section:
@@ -154,9 +183,9 @@ def run_section(run: Run, identifier: str, page_folder: Path) -> Section:
     media += [_embedded("picture", file, file.stem.replace("_", " ")) for file in others]
     media += [_video(run, file, page_folder) for file in videos]
     result = run.adaptation()
-    tables = [_run_table(run, policy_info), *([_adaptation_table(result)] if result else [])]
+    tables = [run_table(run, policy_info), *([adaptation_table(result)] if result else [])]
     notes = _notes(run, has_policy, bool(videos))
-    return Section(identifier, str(run.place), tables, media, notes, _settings_tables(run))
+    return Section(identifier, str(run.place), tables, media, notes, settings_tables(run))
 
 
 def _notes(run: Run, has_policy: bool, has_video: bool) -> list[Note]:
@@ -171,142 +200,6 @@ def _notes(run: Run, has_policy: bool, has_video: bool) -> list[Note]:
     if not has_video and METHODS[description["method"]].adapts:
         notes.append(Note("No video yet:", f"maml-rl video {run.place}"))
     return notes
-
-
-# --- tables
-
-
-def _run_table(run: Run, policy_info: Mapping[str, Any] | None) -> Table:
-    description = run.description()
-    rows = [
-        ("preset", description["preset"]),
-        ("method", f"{description['method']}: {METHODS[description['method']].summary}"),
-        ("environment", description["config"]["env"]),
-        ("seed", description["config"]["seed"]),
-        ("started", description.get("started", "")),
-    ]
-    if run.has_progress:
-        progress = run.progress()
-        seconds = sum(row["seconds_total"] for row in progress)
-        rows += [
-            ("iterations", f"{len(progress)} of {description['iterations']}"),
-            ("environment steps", f"{sum(row['env_steps'] for row in progress):,.0f}"),
-            ("time", f"{seconds / 3600:.2f} h"),
-        ]
-    if policy_info is not None:
-        rows.append(("best policy", f"of iteration {policy_info['iteration']}"))
-    return Table(
-        "Run", "What was trained", ("property", "value"), [(name, _text(value)) for name, value in rows]
-    )
-
-
-def _adaptation_table(result: Mapping[str, Any]) -> Table:
-    rows = [(result["method"], _returns(_curve(result)))]
-    paper = _papers_curve(result)
-    if paper:
-        rows.append((f"{PAPER}, {result['method']}", _returns(paper)))
-    of_trials = "episode" in result
-    when, how_many = (
-        ("in each episode of", "trials per task")
-        if of_trials
-        else ("after gradient steps on", "episodes per step")
-    )
-    caption = (
-        f"Mean return {when} {result['tasks']} held-out tasks, {result['episodes']} {how_many}, "
-        f"policy of iteration {result['iteration']}"
-    )
-    return _returns_table(
-        "Adaptation", caption, "policy", [], [(name, [], curve) for name, curve in rows], of_trials=of_trials
-    )
-
-
-def _comparison_table(runs: Sequence[Run]) -> Table:
-    rows = []
-    paper: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        description, result = run.description(), run.adaptation()
-        preset, method = description["preset"], description["method"]
-        finished = str(len(run.progress())) if run.has_progress else "0"
-        facts = [preset, method, _text(description["config"]["seed"]), finished]
-        name = f"{run.place} (episodes 1, 2, ...)" if result and "episode" in result else str(run.place)
-        rows.append((name, facts, _returns(_curve(result)) if result else ["not evaluated"]))
-        if result and (curve := _papers_curve(result)):
-            paper[preset, method] = _returns(curve)
-    rows += [(PAPER, [*key, "", ""], curve) for key, curve in paper.items()]
-    caption = "Mean return of the held-out tasks after gradient steps"
-    return _returns_table("Returns", caption, "run", ["preset", "method", "seed", "iterations"], rows)
-
-
-def _returns_table(
-    title: str,
-    caption: str,
-    corner: str,
-    facts: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
-    *,
-    of_trials: bool = False,
-) -> Table:
-    """Rows of (name, facts, returns after 0, 1, ... gradient steps or in episode 1, 2, ...), filled up."""
-    steps = max(len(returns) for _, _, returns in rows)
-    columns = [f"episode {k + 1}" if of_trials else f"{k} step{'' if k == 1 else 's'}" for k in range(steps)]
-    head = [corner, *facts, *columns]
-    return Table(
-        title,
-        caption,
-        head,
-        [[name, *known, *returns, *[""] * (steps - len(returns))] for name, known, returns in rows],
-    )
-
-
-def _differences_table(runs: Sequence[Run]) -> Table:
-    settings = [_settings(run) for run in runs]
-    names = dict.fromkeys(name for found in settings for name in found)
-    rows = []
-    for name in names:
-        values = [found.get(name, "") for found in settings]
-        if len(set(values)) > 1:
-            rows.append([name, *values])
-    caption = "Settings in which the runs differ" if rows else "The runs do not differ in any setting"
-    return Table("Differences", caption, ["setting", *(str(run.place) for run in runs)], rows)
-
-
-def _settings_tables(run: Run) -> list[Table]:
-    versions = run.description().get("versions", {})
-    return [
-        Table(
-            "Settings", "Every field of the configuration", ("setting", "value"), list(_settings(run).items())
-        ),
-        Table("Versions", "Packages", ("package", "version"), [(k, _text(v)) for k, v in versions.items()]),
-    ]
-
-
-def _settings(run: Run) -> dict[str, str]:
-    return {name: _text(value) for name, value in run.description()["config"].items()}
-
-
-def _curve(result: Mapping[str, Any]) -> list[Return]:
-    means = (math.nan if mean is None else mean for mean in result["mean"])  # where adaptation diverged
-    return list(zip(means, result["interval_95"], strict=True))
-
-
-def _papers_curve(result: Mapping[str, Any]) -> Sequence[Return]:
-    """The paper's returns of the same method on the same tasks, if there are any."""
-    if not result["standard_tasks"]:
-        return ()
-    return get_experiment(result["preset"]).paper.get(result["method"], ())
-
-
-def _returns(curve: Iterable[Return]) -> list[str]:
-    return [with_interval(mean, width, 2) for mean, width in curve]
-
-
-def _text(value: Any) -> str:
-    """A setting as text: mappings as ``name: value``, sequences separated by commas."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_text(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return str(value)
 
 
 # --- pictures and videos

@@ -25,6 +25,7 @@ from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.meta_learner import Params
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Policy
+from maml_rl.tools.progress import Show, unseen
 from maml_rl.tools.run_directory import check_output
 from maml_rl.tools.time_limit import time_limit
 
@@ -80,7 +81,7 @@ def make_video(
     task: Sequence[float] | None = None,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
-    on_progress: Callable[[str], None] = lambda message: None,
+    show: Show = unseen,
 ) -> Video:
     """Adapt to a task as the evaluation does, film one episode before and one after, and write the video.
 
@@ -92,6 +93,7 @@ def make_video(
         task: the task's numbers; None is the first held-out task.
         fps: frames per second; by default what shows the environment in real time.
         size: width and height of each picture; by default the environment's.
+        show: told the progress of adaptation, filming and writing.
 
     Raises:
         ValueError: wrong input, an environment that cannot be rendered, no OpenGL; before the work begins.
@@ -108,10 +110,10 @@ def make_video(
         camera.reset(seed=protocol.seed)
         camera.render()  # what keeps it from being rendered shows here
         header = f"{name.rpartition('/')[2]}: {camera.describe_task()}"
-        before, after = _film_both(held_out, camera, chosen, stride, on_progress)
-    on_progress(f"writing {output}")
-    write_video(side_by_side(before, after, header, protocol.steps), output, fps)
+        before, after = _film_both(held_out, camera, chosen, stride, show)
     frames = max(len(before.pictures), len(after.pictures))
+    pictures = side_by_side(before, after, header, protocol.steps)
+    write_video(_counted(pictures, frames, show), output, fps)
     return Video(output, frames, fps, float(before.rewards.sum()), float(after.rewards.sum()))
 
 
@@ -120,27 +122,29 @@ def _film_both(
     camera: TaskVectorEnv,
     task: Any,
     stride: int,
-    on_progress: Callable[[str], None],
+    show: Show,
 ) -> tuple[Episode, Episode]:
     """The episodes before and after adaptation to ``task``."""
     protocol = held_out.protocol
-    on_progress(f"adapting: {protocol.steps} gradient step(s)")
     with closing(held_out.make_env()) as env:
         params: list[Params] = []
         for stacked, (trajectories,), *_ in adaptation(env, protocol, [task]):
             if fault := trajectories.fault():
                 raise VideoError(f"adaptation diverged after {len(params)} gradient step(s): {fault}")
             params.append(stacked)
+            show("adapting", len(params), protocol.steps + 1)
 
     def film(stacked: Params, when: str) -> Episode:
-        def show(step: int) -> None:
-            on_progress(f"filming {when} adaptation: step {step} of {camera.max_episode_steps}")
+        def on_step(step: int) -> None:
+            show(f"filming {when} adaptation", step, camera.max_episode_steps)
 
         seed = stream(protocol.seed, Phase.VIDEO)
         policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
         limit_s = protocol.sample_timeout_s
         with time_limit(limit_s, f"filming took longer than sample_timeout_s={limit_s:g} s"):
-            return film_episode(camera, task, protocol.spec, policy, seed, stride, show, protocol.normalizer)
+            return film_episode(
+                camera, task, protocol.spec, policy, seed, stride, on_step, protocol.normalizer
+            )
 
     return film(params[0], "before"), film(params[-1], "after")
 
@@ -241,6 +245,12 @@ def side_by_side(before: Episode, after: Episode, header: str, steps: int) -> It
             text = f"{title}\n{numbers}"
             draw.multiline_text((left + _GAP, height + line * 1.25), text, fill="black", font=font)
         yield image
+
+
+def _counted(frames: Iterator[Image.Image], count: int, show: Show) -> Iterator[Image.Image]:
+    for number, frame in enumerate(frames, 1):
+        yield frame
+        show("writing", number, count)
 
 
 # --- files

@@ -201,6 +201,10 @@ def test_a_step_size_that_diverges_is_no_result(run: Path, capsys: pytest.Captur
     assert "1e+38: adaptation diverged" in out
     assert main(["tune-inner-lr", str(run), *local, "--inner-lr", "1e38"]) == 1
     assert "diverges with every step size" in capsys.readouterr().err
+    assert main(["tune-inner-lr", str(run), *local, "--inner-lr", "1e38", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["best"] is None
+    assert "diverges with every step size" in err
 
 
 def test_unknown_field_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +298,7 @@ def test_damaged_policy_is_refused(
 
 
 def test_an_environment_of_the_present_folder(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs" / "guide" / "environments.md").read_text()
     example = readme.partition("Save as `my_tasks.py`")[2].partition("```python\n")[2].partition("```")[0]
     assert example.count("\n") < 40
     (tmp_path / "my_tasks.py").write_text(example)

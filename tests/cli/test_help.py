@@ -22,8 +22,8 @@ from supervised.experiments.config import ExperimentConfig
 from supervised.experiments.presets import PRESETS, get_preset
 from supervised.learning.settings import TrainingSettings
 
-MAML_RL = ("train", "search", "evaluate", "tune-inner-lr", "plot", "video", "report")
-SUPERVISED = ("train", "evaluate", "plot", "compare", "table", "tune", "download")
+MAML_RL = ("train", "search", "evaluate", "tune-inner-lr", "plot", "video", "report", "export")
+SUPERVISED = ("train", "evaluate", "plot", "compare", "table", "search", "download")
 COMMANDS = [*((app.main, name) for name in MAML_RL), *((supervised_cli.main, name) for name in SUPERVISED)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -15,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from search_helpers import results, three_best_first
 
 from maml_rl.cli.app import main
 from maml_rl.experiments.plan import Plan
-from maml_rl.experiments.search import Search, TrialResult, scheduler_of
+from maml_rl.experiments.searched import SearchedPlan
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.tools.run_directory import RunDirectory
-from maml_rl.tools.search_space import parse_space
+from maml_rl.tools.search.picture import search_figure
+from maml_rl.tools.search.search import Search, scheduler_of
+from maml_rl.tools.search.searched import TrialResult
+from maml_rl.tools.search.space import parse_space
 from maml_rl.tools.storage import Mirror
-from maml_rl.views.searches import search_figure
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 TINY = (
@@ -36,11 +38,6 @@ SPACE = ("--space", "inner_lr=loguniform(0.02,0.5)", "max_kl=choice(0.005,0.02)"
 
 def search(output: str | Path, *arguments: str | int) -> int:
     return main(["search", "point-nav", *TINY, "--output", str(output), *map(str, arguments)])
-
-
-def results(folder: Path) -> list[dict[str, str]]:
-    with (folder / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def checkpoint(run: Path) -> Mapping[str, np.ndarray]:
@@ -56,19 +53,15 @@ def found(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
 
 
 def test_the_results_are_those_of_the_trials_best_first(found: Path) -> None:
-    rows = results(found)
-    assert sorted(row["trial"] for row in rows) == ["0", "1", "2"]
-    scores = [float(row["score"]) for row in rows]
-    assert scores == sorted(scores, reverse=True)
-    for row in rows:
-        run = RunDirectory.open(found / f"trial-0000{row['trial']}")
+    trials = three_best_first(found)
+    for row, run in trials:
         returns = [line["return_post"] for line in run.progress()]
         assert float(row["score"]) == pytest.approx(np.mean(returns))
         config = run.description()["config"]
         assert config["inner_lr"] == pytest.approx(float(row["inner_lr"]))
         assert 0.02 <= config["inner_lr"] <= 0.5
         assert config["max_kl"] == float(row["max_kl"])
-    assert len({row["inner_lr"] for row in rows}) == 3
+    assert len({row["inner_lr"] for row, _ in trials}) == 3
     assert (found / "search.png").stat().st_size > 5000
     assert (found / "search.svg").exists()
 
@@ -135,7 +128,9 @@ def test_trials_that_fall_behind_are_stopped(tmp_path: Path) -> None:
 
 def test_what_is_worse_than_the_best_third_so_far_is_stopped() -> None:
     plan = Plan(MAMLConfig(), "point-nav", "maml", iterations=9)
-    scheduler = scheduler_of(Search(plan, parse_space(["inner_lr=uniform(0,1)"], ["inner_lr"]), 4))
+    scheduler = scheduler_of(
+        Search(SearchedPlan(plan), parse_space(["inner_lr=uniform(0,1)"], ["inner_lr"]), 4)
+    )
     scheduler.set_search_properties("score", "max")
     decisions = {}
     for number, score in enumerate((3.0, 2.0, 4.0, 1.0)):
@@ -238,7 +233,7 @@ def test_the_picture_shows_each_trial_at_its_values() -> None:
     trials = [TrialResult(i, Path(), v, score=float(i), iteration=2) for i, v in enumerate(values)]
     trials.append(TrialResult(2, Path(), values[0]))  # without a score
     curves = [([1.0, 2.0], [0.0, float(i)]) for i in range(3)]
-    figure: Figure = search_figure(trials, curves, space)
+    figure: Figure = search_figure(trials, curves, space, "score")
     left, right = figure.axes
     lines = [line.get_ydata() for line in left.lines if len(line.get_xdata()) == 4]
     np.testing.assert_allclose(lines, [[0.5, 1.0, 0.25, 0.0], [1.0, 0.0, 1.0, 1.0]])

@@ -20,7 +20,7 @@ from maml_rl.envs.offscreen import RenderingError, choose_backend
 from maml_rl.experiments.presets import get_experiment
 from maml_rl.rllib.config import MAMLConfig
 
-PRESETS = ("metaworld-ml1-reach", "metaworld-ml1-push", "metaworld-ml10")
+PRESETS = ("metaworld-ml1-reach", "metaworld-ml1-push", "metaworld-ml1-pick-place", "metaworld-ml10")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_a_task_equals_the_packages_own(mw: Any, name: str) -> None:
     start, _ = theirs.reset()
     expected = [theirs.step(action) for action in actions(20, 4)]
 
-    ours = mw.MetaWorldEnv(name)
-    ours.set_task(mw._benchmark_tasks(name)[0][3])
+    ours = mw.MetaWorldEnv(mw.ml1(name))
+    ours.set_task(mw._tasks(mw.ml1(name))[0][3])
     np.testing.assert_array_equal(ours.reset(seed=0)[0], start)
     for action, (observation, reward, *_, info) in zip(actions(20, 4), expected, strict=True):
         result = ours.step(action)
@@ -120,8 +120,8 @@ def test_the_packages_scripted_expert_succeeds(mw: Any, name: str) -> None:
     from metaworld.policies import ENV_POLICY_MAP
 
     expert = ENV_POLICY_MAP[name]()
-    env = mw.MetaWorldEnv(name)
-    env.set_task(mw.held_out_tasks(name, 1)[0])
+    env = mw.MetaWorldEnv(mw.ml1(name))
+    env.set_task(mw.held_out_tasks(mw.ml1(name), 1)[0])
     observation, _ = env.reset()
     for _ in range(mw.HORIZON):
         seen = np.concatenate([observation[:-3], env.unwrapped._target_pos])
@@ -195,10 +195,17 @@ def test_pictures(mw: Any) -> None:
     assert (pictures[0] != pictures[1]).any()
 
 
+def test_a_task_is_described_by_family_and_goal(mw: Any) -> None:
+    env = make_task_env("maml_rl/MetaWorldML10-v0", 1, 5, {})
+    task = np.array([mw.FAMILIES.index("door-close-v3"), 0.008, 0.891, 0.15, 0, 0, 0])
+    env.set_task(task[: 1 + mw.GOAL_SIZE])
+    assert env.describe_task() == "door-close-v3 (0.01, 0.89, 0.15)"
+
+
 def test_ml1_keeps_training_and_held_out_goals_apart(mw: Any) -> None:
     env = make("push-v3", episodes=1)
     seen = rows(env.sample_tasks(1000, np.random.default_rng(0)))
-    held_out = mw.held_out_tasks("push-v3", 50)
+    held_out = mw.held_out_tasks(mw.ml1("push-v3"), 50)
     assert len(seen) == len(rows(held_out)) == 50
     assert not seen & rows(held_out)
     assert len(rows(env.sample_tasks(50, np.random.default_rng(1)))) == 50, "no goal twice before all"
@@ -211,7 +218,7 @@ def test_ml10_keeps_families_apart_and_deals_them_evenly(mw: Any) -> None:
     assert {mw.FAMILIES[int(family)] for family in families} == set(mw.ML10_V3["train"])
     assert (counts == 2).all()
     assert len(np.unique(env.sample_tasks(7, np.random.default_rng(0))[:, 0])) == 7
-    held_out = mw.held_out_tasks("ML10", 10)
+    held_out = mw.held_out_tasks(mw.ML10, 10)
     families, counts = np.unique(held_out[:, 0], return_counts=True)
     assert {mw.FAMILIES[int(family)] for family in families} == set(mw.ML10_V3["test"])
     assert (counts == 10).all()
@@ -219,6 +226,74 @@ def test_ml10_keeps_families_apart_and_deals_them_evenly(mw: Any) -> None:
     for task in (*tasks[:10], *held_out[::10]):
         env.set_task(task)
     assert env.sample_tasks(0, np.random.default_rng(0)).shape == (0, 7)
+
+
+def test_families_of_ones_own_choice(mw: Any) -> None:
+    given = {"train": ["reach-v3", "push-v3"], "test": ["push-v3", "door-open-v3"]}
+    env = make_task_env("maml_rl/MetaWorldFamilies-v0", 2, 5, given)
+    benchmark = mw.benchmark_of("maml_rl/MetaWorldFamilies-v0", given)
+    tasks = env.sample_tasks(100, np.random.default_rng(0))
+    assert {mw.family_of(task) for task in tasks} == {"reach-v3", "push-v3"}
+    held_out = mw.held_out_tasks(benchmark, 50)
+    assert sorted({mw.family_of(task) for task in held_out}) == ["door-open-v3", "push-v3"]
+    assert not rows(tasks) & rows(held_out), "of a family in both other goals are held out"
+    starts = []
+    for task in (tasks[0], held_out[0], tasks[0]):
+        env.set_task(task)
+        starts.append(env.reset(seed=0)[0])
+    np.testing.assert_array_equal(starts[0], starts[2])
+    assert (starts[0] != starts[1]).any()
+    assert mw.benchmark_of("maml_rl/MetaWorldFamilies-v0", {"train": ["reach-v3"]}).test == ("reach-v3",)
+
+
+@pytest.mark.slow
+def test_ml45_keeps_families_apart(mw: Any) -> None:
+    env = make_task_env("maml_rl/MetaWorldML45-v0", 1, 5)
+    tasks = env.sample_tasks(90, np.random.default_rng(0))
+    families, counts = np.unique(tasks[:, 0], return_counts=True)
+    assert {mw.FAMILIES[int(family)] for family in families} == set(mw.ML45_V3["train"])
+    assert (counts == 2).all()
+    held_out = mw.held_out_tasks(mw.ML45, 10)
+    assert {mw.family_of(task) for task in held_out} == set(mw.ML45_V3["test"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": []}, "train is \\[\\]; it must name at least one family"),
+        ({"train": "reach-v3"}, "train is 'reach-v3'; it must be one of: assembly-v3"),
+        ({"train": ["reach-v3"], "test": ["reach-v9"]}, "test is \\['reach-v9'\\]; it must be one of"),
+    ],
+)
+def test_families_that_are_none_are_refused(mw: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task_env("maml_rl/MetaWorldFamilies-v0", 1, 5, given)
+
+
+def test_success_is_told_by_family(mw: Any, tmp_path: Path) -> None:
+    """Of reach the goal may be met by accident, of the other family never."""
+    run = tmp_path / "run"
+    tiny = ("--meta-batch-size", 2, "--episodes-per-task", 2, "--horizon", 20, "--cg-iterations", 2)
+    families = ("--env-config", "train", '["reach-v3"]', "test", '["reach-v3", "push-v3"]')
+    arguments = ("--num-env-runners", 0, "--iterations", 1, "--output", run)
+    trained = maml_rl("train", "metaworld-families", *tiny, *families, *arguments)
+    assert trained.returncode == 0, trained.stderr
+    given = ("--episodes", 2, "--steps", 1, "--num-workers", 0)
+    assert main(["evaluate", str(run), *map(str, given)]) == 0
+    result = json.loads((run / "adaptation.json").read_text())
+    assert sorted(set(result["groups"])) == ["push-v3", "reach-v3"]
+    assert np.shape(result["success"]) == (2, 20)
+    printed = maml_rl("evaluate", run, *given, "--deterministic")
+    assert printed.returncode == 0, printed.stderr
+    for line in (
+        "| push-v3 success in percent | 0.00",
+        "| reach-v3 | ",
+        "2 episodes per step of mean actions",
+    ):
+        assert line in printed.stdout
+    assert json.loads((run / "adaptation.json").read_text())["deterministic"]
+    assert main(["plot", str(run)]) == 0
+    assert (run / "success_by_family_maml.png").stat().st_size > 5000
 
 
 def test_tasks_are_a_function_of_the_generator(mw: Any) -> None:
@@ -241,7 +316,7 @@ def test_tasks_are_a_function_of_the_generator(mw: Any) -> None:
     ],
 )
 def test_a_task_of_no_benchmark_is_refused(mw: Any, task: list[Any], message: str) -> None:
-    env = mw.MetaWorldEnv("door-open-v3" if task[0] == "door-open-v3" else "reach-v3")
+    env = mw.MetaWorldEnv(mw.ml1("door-open-v3" if task[0] == "door-open-v3" else "reach-v3"))
     row = [mw.FAMILIES.index(task[0]) if isinstance(task[0], str) else task[0], *task[1:]]
     with pytest.raises(ValueError, match=message):
         env.set_task(np.array(row))
@@ -269,7 +344,7 @@ def test_presets_run_on_held_out_tasks(mw: Any, preset: str) -> None:
     config.validate()
     env = make_task_env(config.env, 1, config.horizon, dict(config.env_config))
     assert experiment.test_tasks is not None
-    tasks = experiment.test_tasks()
+    tasks = experiment.test_tasks(config.env, config.env_config)
     assert len(rows(tasks)) == 50
     assert not rows(tasks) & rows(env.sample_tasks(500, np.random.default_rng(0)))
     for task in tasks[::10]:
@@ -290,6 +365,7 @@ def test_train_and_evaluate(mw: Any, tmp_path: Path) -> None:
     assert all(0 < value < 10 * 10 for row in result["returns"] for value in row), "at most 10 a step"
 
 
+@pytest.mark.slow
 def test_reach_is_learned(mw: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("--meta-batch-size", 10, "--episodes-per-task", 5, "--horizon", 100)

@@ -12,6 +12,7 @@ from helpers import ToyEnv, numpy_params, random_params
 from maml_rl.envs import make_task_env
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import Phase, State, Step, rollout, stream
+from maml_rl.envs.spaces import head_of
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.heads import LOG_STD
 from maml_rl.policies.mlp import MLP
@@ -262,3 +263,28 @@ def test_memory_follows_the_steps_and_not_the_horizon() -> None:
     data = rollout(env, 0.5, spec, params, stream(0, 0))
     assert data.rewards.shape[1] == data.lengths.max() < 10_000
     env.close()
+
+
+def test_deterministic_actions_are_the_means() -> None:
+    env = make_task_env("maml_rl/PointNav-v0", 3, 20)
+    spec = MLP.gaussian(2, 2, (8,))
+    params = {name: value.numpy() for name, value in spec.init_params(0).items()}
+    found = rollout(env, np.array([0.3, 0.1]), spec, params, stream(0), deterministic=True)
+    means = spec.actor(params, 3)
+    for step in range(20):
+        np.testing.assert_array_equal(found.actions[:, step], means(found.observations[:, step].copy()))
+    sampled = rollout(env, np.array([0.3, 0.1]), spec, params, stream(0))
+    assert np.abs(sampled.actions - found.actions).max() > 0.5
+
+
+def test_deterministic_categories_are_the_likeliest() -> None:
+    env = make_task_env("maml_rl/Bandit-v0", 4, 30)
+    task = env.sample_tasks(1, np.random.default_rng(0))[0]
+    head = head_of(env.single_action_space)
+    spec = MLP(env.single_observation_space.shape[0], head, (8,))
+    params = {name: value.numpy() for name, value in spec.init_params(1).items()}
+    found = rollout(env, task, spec, params, stream(0), deterministic=True)
+    logits = spec.actor(params, 4)
+    for step in range(30):
+        expected = logits(found.observations[:, step].copy()).argmax(1)
+        np.testing.assert_array_equal(found.actions[:, step, 0], expected)

@@ -221,3 +221,26 @@ def test_an_environment_that_hangs_is_reported_with_its_task() -> None:
     held = protocol(sample_timeout_s=0.5)
     with pytest.raises(TimeoutError, match=r"task 5 took longer than sample_timeout_s=0.5 s"):
         evaluate(env, held, goals(2), first_task=5)
+
+
+def test_mean_actions_are_measured_and_sampled_ones_adapted_to() -> None:
+    def params(**overrides: Any) -> list[dict[str, Any]]:
+        return [dict(step.params) for step in adaptation(make_env(), protocol(**overrides), goals(3))]
+
+    for sampled, mean in zip(params(), params(deterministic=True), strict=True):
+        for name, value in sampled.items():
+            np.testing.assert_array_equal(value, mean[name])
+    sampled_returns, mean_returns = run(goals(3)).returns, run(goals(3), deterministic=True).returns
+    assert (sampled_returns != mean_returns).all()
+
+
+def test_results_of_groups_are_those_of_their_tasks() -> None:
+    result = AdaptationResult(
+        np.arange(6.0).reshape(2, 3), {"success_rate": np.eye(3)[:2]}, groups=("a", "b", "a")
+    )
+    parts = result.by_group
+    assert list(parts) == ["a", "b"]
+    np.testing.assert_array_equal(parts["a"].returns, [[0, 2], [3, 5]])
+    np.testing.assert_array_equal(parts["b"].infos["success_rate"], [[0], [1]])
+    assert result.as_dict()["success"] == [[1, 0, 0], [0, 1, 0]]
+    assert "groups" not in AdaptationResult(result.returns, result.infos).as_dict()

@@ -268,14 +268,18 @@ def test_figures_of_all_methods_equal_their_csv(
     assert main(["plot", *map(str, runs.values()), "--output", str(tmp_path)]) == 0
     files = {Path(line) for line in capsys.readouterr().out.split()}
     names = ("learning_curve", "adaptation_curve", "trajectories")
-    pictures = {tmp_path / (name + suffix) for name in names for suffix in (".png", ".svg")}
+    pictures = {tmp_path / (name + suffix) for name in names for suffix in (".png", ".svg", ".pdf")}
     assert files == pictures | {tmp_path / "adaptation_curve.csv"}
     for picture in pictures:
         if picture.suffix == ".png":
             colors = set(Image.open(picture).convert("L").get_flattened_data())
             assert len(colors) > 10, f"{picture} is blank"
-        else:
+        elif picture.suffix == ".svg":
             assert picture.read_text().rstrip().endswith("</svg>")
+        else:
+            content = picture.read_bytes()
+            assert content.startswith(b"%PDF")
+            assert b"/Type3" not in content  # fonts that journals refuse
     with (tmp_path / "adaptation_curve.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "maml_rl"]
     for method, path in runs.items():
@@ -290,8 +294,11 @@ def test_curves_hold_the_numbers_they_were_given() -> None:
         "p", {"maml": [(1.0, 0.5), (2.0, None)], "oracle": [(3.0, 0.1)]}, {"maml": [(0.0, None)] * 2}
     )
     (axes,) = adaptation_curves([panel]).axes
-    drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in axes.containers}
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
     assert drawn == {"maml": [1, 2], "oracle": [3, 3], "maml (paper)": [0, 0]}
+    of_maml, of_the_oracle = (shade.get_paths()[0].vertices[:, 1] for shade in axes.collections)
+    assert (of_maml.min(), of_maml.max()) == (0.5, 2)  # 1 ± 0.5, then 2 without an interval
+    assert (of_the_oracle.min(), of_the_oracle.max()) == (2.9, 3.1)
 
     rows = [[{"iteration": i, "return_post": r * i} for i in range(4)] for r in (1.0, 3.0)]
     (axes,) = learning_curves({"maml": [rows[0], rows[1][:3]]}).axes

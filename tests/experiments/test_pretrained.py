@@ -22,6 +22,8 @@ def test_there_are_some() -> None:
 
 @pytest.mark.parametrize("preset", SHIPPED)
 def test_a_shipped_policy_is_that_of_its_preset_and_adapts(preset: str) -> None:
+    if preset.startswith("metaworld"):
+        pytest.importorskip("metaworld", reason="an optional package")
     path = pretrained_policy(preset)
     assert path.stat().st_size < 200 * 1024
     policy = load_policy(path)
@@ -45,7 +47,9 @@ def test_evaluate_pretrained_writes_nothing(
     assert (result["preset"], result["tasks"], len(result["mean"])) == ("half-cheetah-dir", 2, 2)
     assert list(tmp_path.iterdir()) == []
     assert main(["evaluate", "half-cheetah", "--pretrained"]) == 2
-    assert "no policy of 'half-cheetah' comes with the package; there are: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no policy of 'half-cheetah' comes with the package" in told
+    assert "there are: ant-dir, " in told
 
 
 def test_what_is_not_shipped() -> None:

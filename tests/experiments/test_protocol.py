@@ -139,6 +139,7 @@ OTHER: dict[str, Any] = {
     "gae_lambda": 0.4,
     "baseline_ridge": 10.0,
     "seed": 3,
+    "deterministic": True,
     "normalizer": Normalizer(Moments(10.0, np.full(2, 0.1), np.full(2, 0.4)), None),
 }
 
@@ -240,6 +241,7 @@ def test_a_policy_file_tells_the_protocol() -> None:
         "episodes": 5,
         "standard_tasks": True,
         "seed": 8,
+        "deterministic": False,
     }
 
 
@@ -249,6 +251,7 @@ ARGUMENTS: dict[str, Any] = {
     "episodes": 3,
     "tasks": 5,
     "seed": 1,
+    "deterministic": True,
 }
 
 

@@ -258,6 +258,7 @@ def returns(config: MAMLConfig, iterations: int) -> list[float]:
         algo.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_an_oracle_learns_and_a_policy_that_is_not_told_the_goal_does_not() -> None:
     iterations = 25
@@ -267,6 +268,7 @@ def test_an_oracle_learns_and_a_policy_that_is_not_told_the_goal_does_not() -> N
     assert untold[-5:].mean() < -18  # the negative control: staying where one is gives about -19
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_meta_policy_learns_to_adapt() -> None:
     config = point_nav().training(

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal, kl_divergence
 
-from maml_rl.policies.distributions import Distribution
+from maml_rl.policies.distributions import Distribution, distribution
 from maml_rl.policies.heads import (
     LOG_STD,
     BernoulliHead,
@@ -45,7 +45,7 @@ def params(head: Head, tasks: int) -> dict[str, Tensor]:
 def policy(head: Head, shape: tuple[int, ...], seed: int = 0) -> Distribution:
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(*shape, head.outputs, generator=generator, dtype=torch.double)
-    return head.distribution(outputs, params(head, shape[0]))
+    return distribution(head, outputs, params(head, shape[0]))
 
 
 def reference(head: Head, distribution: Distribution) -> list[Any]:
@@ -111,7 +111,7 @@ def test_rollouts_sample_from_the_distribution(head: Head) -> None:
     assert actions.shape == (count, head.action_size)
     assert actions.dtype == np.float32
     stacked = {name: torch.from_numpy(value)[None] for name, value in arrays.items()}
-    p = head.distribution(torch.from_numpy(outputs)[None], stacked)
+    p = distribution(head, torch.from_numpy(outputs)[None], stacked)
     for i, variable in enumerate(reference(head, p)):
         if isinstance(head, CategoricalHead | BernoulliHead):
             for value in range(head.counts[i] if isinstance(head, CategoricalHead) else 2):
@@ -168,4 +168,4 @@ def test_what_describes_no_head(described: dict[str, Any], error: type[Exception
 
 def test_only_gaussians_have_a_deviation_to_adapt() -> None:
     assert [list(head.shapes) for head in HEADS] == [[LOG_STD], [], [], [], []]
-    torch.testing.assert_close(HEADS[0].init_params()[LOG_STD], torch.full((3,), math.log(0.5)))
+    np.testing.assert_array_equal(HEADS[0].initial_values()[LOG_STD], np.full(3, math.log(0.5), np.float32))

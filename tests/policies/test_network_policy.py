@@ -15,8 +15,9 @@ from maml_rl.policies.autograd_network import AutogradNetwork
 from maml_rl.policies.heads import CategoricalHead, GaussianHead
 from maml_rl.policies.layers import ACTIVATIONS
 from maml_rl.policies.network_policy import NetworkPolicy
-from maml_rl.policies.policy import Image, Scratch, to_blocks
+from maml_rl.policies.policy import Scratch, to_blocks
 from maml_rl.policies.policy_file import load_policy, policy_from_dict, save_policy
+from maml_rl.policies.structure import Image
 
 DOUBLE = torch.float64
 IMAGE = Image(1, (6, 7, 2))

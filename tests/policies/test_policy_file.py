@@ -115,7 +115,14 @@ def test_a_policy_of_the_first_version_is_told_apart(file: Path) -> None:
 
 def test_the_policies_that_come_with_the_package() -> None:
     presets = sorted(path.stem for path in PRETRAINED.iterdir())
-    assert presets == ["ant-dir", "ant-vel", "half-cheetah-dir", "half-cheetah-vel", "point-nav"]
+    assert presets == [
+        "ant-dir",
+        "ant-vel",
+        "half-cheetah-dir",
+        "half-cheetah-vel",
+        "metaworld-ml10",
+        "point-nav",
+    ]
     for preset in presets:
         assert load_policy(pretrained_policy(preset)).info["preset"] == preset
     for name in ("none", "../../policies/pretrained/point-nav", ""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -20,6 +21,7 @@ import pytest
 import ray
 import yaml
 from paths import ROOT
+from ports import free_ports
 from tiny_runs import tiny_config
 
 from maml_rl import MAMLConfig
@@ -75,6 +77,9 @@ def head_node(folder: Path) -> Iterator[tuple[dict[str, str], str, int]]:
         head.wait(60)
 
 
+OF_RAYS_CORE = re.compile(r"\[\d{4}-\d\d-\d\d .*\] \w+\.(cc|h):\d+: ")
+"""A line that Ray's core, which is no Python, writes itself; on a busy machine one of a connection it gave up."""
+
 OTHER_VERSION = """
 import json, sys
 from ray._common.usage import usage_lib
@@ -126,7 +131,7 @@ def test_what_is_wrong_with_a_cluster_is_one_line(tmp_path: Path) -> None:
     for message, result in cases.items():
         assert message in result.stderr
         assert result.returncode == 2, result.stderr
-        assert len([line for line in result.stderr.splitlines() if "logging.cc" not in line]) == 1, (
+        assert len([line for line in result.stderr.splitlines() if not OF_RAYS_CORE.match(line)]) == 1, (
             result.stderr
         )
 
@@ -151,14 +156,6 @@ def test_as_many_runners_as_the_cluster_has_room_for(
     for name, value in settings.items():
         setattr(config, name, value)
     assert env_runners_that_fit(config, tasks) == expected
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def test_submitted_job_trains(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_unimportable_environment() -> None:
 
 
 def test_first_test_tasks_are_the_papers() -> None:
-    first = {name: np.ravel(EXPERIMENTS[name].test_tasks()[:2]) for name in PAPER}
+    first = {name: np.ravel(EXPERIMENTS[name].test_tasks("", {})[:2]) for name in PAPER}
     np.testing.assert_allclose(first["point-nav"][:2], [-0.082978, 0.220324], atol=1e-6)
     np.testing.assert_allclose(first["half-cheetah-vel"], [0.834044, 1.440649], atol=1e-6)
     np.testing.assert_allclose(first["ant-vel"][:1], [1.251066], atol=1e-6)
@@ -235,7 +235,7 @@ def test_presets_are_valid(name: str) -> None:
     experiment = get_experiment(name)
     config = experiment.make_config()
     config.validate()
-    tasks = experiment.test_tasks()
+    tasks = experiment.test_tasks("", {})
     assert len(tasks) == 40
     env = make_task_env(config.env, 2, config.horizon, dict(config.env_config))
     for task in tasks:

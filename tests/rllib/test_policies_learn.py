@@ -85,8 +85,8 @@ def test_one_gradient_step_on_discrete_actions_finds_better_arms() -> None:
     assert unchanged.mean() < 17
 
 
-def test_the_network_of_the_readme_is_one() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_network_of_the_guide_is_one() -> None:
+    text = (ROOT / "docs" / "guide" / "policies.md").read_text()
     example = text.partition("**Your own network**")[2].partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
     exec(example, names)

@@ -10,10 +10,9 @@ import pytest
 import ray
 
 from maml_rl import MAML, MAMLConfig
-from maml_rl.envs import make_task_env
+from maml_rl.envs import make_task_env, runner
 from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.learning.trajectories import Trajectories
-from maml_rl.rllib import env_runner
 from maml_rl.rllib.dispatch import Block, collect
 from maml_rl.rllib.runner_pool import RunnerPool
 
@@ -79,7 +78,7 @@ def test_collecting_equals_a_plain_loop_over_tasks(algo: MAML, shared: bool) -> 
 def recorded(monkeypatch: pytest.MonkeyPatch, env: str) -> list[tuple[np.ndarray, Trajectories]]:
     """Standardised action noise and episodes of every rollout of two iterations with two inner steps."""
     seen: list[tuple[np.ndarray, Trajectories]] = []
-    original = env_runner.rollout
+    original = runner.rollout
 
     def spy(env: Any, task: Any, spec: Any, params: Any, seed: Any, **normalizer: Any) -> Trajectories:
         episodes = original(env, task, spec, params, seed, **normalizer)
@@ -88,7 +87,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, env: str) -> list[tuple[np.ndarray
         seen.append(((episodes.actions - means) / spec.head.std(params), episodes))
         return episodes
 
-    monkeypatch.setattr(env_runner, "rollout", spy)
+    monkeypatch.setattr(runner, "rollout", spy)
     algo = config(env=env).training(inner_steps=2, meta_batch_size=3).build_algo()
     for _ in range(2):
         algo.train()

@@ -88,13 +88,24 @@ def test_evaluate_prints_a_table_and_json(sinusoid: Path, capsys: pytest.Capture
     assert saved == result["rows"]
 
 
+BEGINNINGS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+
+
 def test_plots(sinusoid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli("plot", sinusoid) == 0
     files = [Path(line) for line in capsys.readouterr().out.split()]
-    assert [file.name for file in files] == ["learning_curve.png", "adaptation_curve.png", "fits.png"]
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
-    assert run_cli("compare", sinusoid, "--output", tmp_path / "both.png") == 0
-    assert (tmp_path / "both.png").stat().st_size > 5000
+    names = [
+        stem + suffix for stem in ("learning_curve", "adaptation_curve", "fits") for suffix in BEGINNINGS
+    ]
+    assert [file.name for file in files] == names
+    for suffix in BEGINNINGS:
+        assert run_cli("compare", sinusoid, "--output", tmp_path / f"both{suffix}") == 0
+        files.append(tmp_path / f"both{suffix}")
+    for file in files:
+        assert file.read_bytes().startswith(BEGINNINGS[file.suffix])
+        assert file.stat().st_size > 5000
+    assert run_cli("compare", sinusoid, "--output", tmp_path / "both.jpg") == 2
+    assert "it must end in .png or .svg or .pdf" in capsys.readouterr().err
 
 
 def test_table(sinusoid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,9 +337,24 @@ def test_wrong_input_is_named(
         ("evaluate", sinusoid, "--episodes", "0"): "episodes is 0",
         ("compare",): "runs is empty",
         ("table",): "runs is empty",
-        ("tune", "sinusoid", "nothing=1,2"): "search names the field 'nothing'",
-        ("tune", "sinusoid", "inner_lr=2..1"): "a range must be LOW..HIGH",
-        ("tune", "sinusoid", "inner_lr=0,1"): "inner_lr is 0; it must be a positive number",
+        ("search", "sinusoid"): "space is empty",
+        ("search", "--space", "inner_lr=uniform(1,2)"): "preset is missing",
+        ("search", "sinusoid", "--space", "nothing=choice(1,2)"): "space names the field 'nothing'",
+        ("search", "sinusoid", "--space", "inner_lr=loguniform(2,1)"): "with 0 < LOW < HIGH",
+        (
+            "search",
+            "sinusoid",
+            "--space",
+            "inner_lr=choice(0,1)",
+        ): "inner_lr is 0; it must be a positive number",
+        ("search", "sinusoid", "--space", "inner_lr=uniform(1,2)", "--samples", "0"): "samples is 0",
+        (
+            "search",
+            "omniglot-5w1s",
+            "--space",
+            "inner_lr=uniform(1,2)",
+        ): "data is missing: omniglot needs --data",
+        ("search", "--resume", sinusoid): "it is not of a search",
     }
     for arguments, message in cases.items():
         output = () if arguments[0] != "train" or "--output" in arguments or "--resume" in arguments else None
@@ -341,36 +367,3 @@ def test_a_diverging_run_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ("--meta-lr", 1e30, "--output", tmp_path / "run")
     assert run_cli("train", "sinusoid", *TINY, *arguments) == 1
     assert "iteration 2: the query loss is" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_tune_prints_nothing_but_its_json(capsys: pytest.CaptureFixture[str]) -> None:
-    search = ("meta_lr=0.001,0.002", "--samples", 1, "--iterations", 2)
-    assert run_cli("tune", "sinusoid", *search, "--validate-every", 2, "--report-every", 2, "--json") == 0
-    (trial,) = json.loads(capsys.readouterr().out)["trials"]
-    assert trial["config"]["meta_lr"] in (0.001, 0.002)
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_sample_that_cannot_run_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each value is possible, but not all together."""
-    search = ("report_every=1,4", "validate_every=2,4", "--samples", 6, "--iterations", 4)
-    assert run_cli("tune", "sinusoid", *search, "--validate-every", 4, "--report-every", 1, "--json") == 0
-    trials = json.loads(capsys.readouterr().out)["trials"]
-    for trial in trials:
-        impossible = trial["config"] == {"report_every": 4, "validate_every": 2}
-        assert (trial["score"] is None) == impossible
-        assert ("validate_every is 2; it must be a multiple" in (trial["error"] or "")) == impossible
-    failed = [trial["error"] is not None for trial in trials]
-    assert failed == sorted(failed)  # the best first
-    assert 0 < sum(failed) < 6
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_tune_finds_the_better_step_size(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("meta_lr=0.000001,0.005", "--samples", 4, "--iterations", 400, "--validate-every", 400)
-    assert run_cli("tune", "sinusoid", *arguments, "--report-every", 400, "--json") == 0
-    trials = json.loads(capsys.readouterr().out)["trials"]
-    assert len(trials) == 4
-    assert trials[0]["config"]["meta_lr"] == 0.005
-    assert trials[0]["score"] > trials[-1]["score"]

@@ -25,7 +25,8 @@ from maml_rl.policies.heads import BernoulliHead, CategoricalHead
 from maml_rl.policies.meta_params import split_meta_params
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.network_policy import NetworkPolicy
-from maml_rl.policies.policy import Blocks, Image, Scratch, from_blocks, to_blocks
+from maml_rl.policies.policy import Blocks, Scratch, from_blocks, to_blocks
+from maml_rl.policies.structure import Image
 
 DOUBLE = torch.float64
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from maml_rl.tools.search_space import Dimension, SpaceError, parse_space
+from maml_rl.tools.search.space import Dimension, SpaceError, parse_space
 
 NAMES = ("inner_lr", "hidden_sizes", "horizon", "activation", "layer_norm")
 

@@ -1,4 +1,4 @@
-"""Users' own modules, losses and samplers: the README's example, recurrent models, and every refusal."""
+"""Users' own modules, losses and samplers: the guide's example, recurrent models, and every refusal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from supervised.learning.losses import loss_of_each_task
 from supervised.learning.meta_step import Learner, meta_gradient
 
 EXAMPLE = ROOT / "supervised" / "examples" / "own_model.py"
-README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide" / "supervised.md"
 
 
 def test_the_example_runs_and_is_short() -> None:
@@ -35,10 +35,8 @@ def test_the_example_runs_and_is_short() -> None:
     assert losses[1] < 0.5 * losses[0]
 
 
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    text = README.read_text()
-    if "own_model.py" in text:
-        assert EXAMPLE.read_text() in text
+def test_the_guide_shows_the_example_as_it_is() -> None:
+    assert EXAMPLE.read_text() in GUIDE.read_text()
 
 
 def lines(rng: np.random.Generator, tasks: int) -> Episodes:

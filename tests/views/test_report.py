@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from PIL import Image
 from run_helpers import add_adaptation, make_run
@@ -79,6 +80,12 @@ class Page(HTMLParser):
 def report(*runs: Run, output: Path) -> Page:
     write_report(runs, output)
     return Page(output.read_text())
+
+
+def test_every_run_that_is_read_is_counted(runs: list[Run], tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    write_report(runs, tmp_path / "page.html", lambda *progress: told.append(progress))
+    assert told == [("runs", k + 1, len(runs)) for k in range(len(runs))]
 
 
 def csv_cells(run: Run) -> list[str]:
@@ -174,6 +181,49 @@ def test_several_runs_are_compared_first(runs: list[Run], all_three: Path) -> No
     assert differences["inner_lr"] == ["0.1", "0.1", "0.25"]
     assert "horizon" not in differences
     assert all(len(set(values)) > 1 for values in differences.values())
+
+
+def test_seeds_of_a_method_are_joined(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"run{seed}", seed=seed) for seed in range(3)]
+    scores = np.array([add_adaptation(run, seed).returns for seed, run in enumerate(runs)])
+    path = tmp_path / "page.html"
+    write_report(runs, path)
+    head, mean, middle = Page(path.read_text()).table("runs")
+    assert head == ["runs", "seeds", "0 steps", "1 step", "2 steps", "3 steps"]
+    assert mean[:2] == ["point-nav, maml: mean", "3"]
+    assert middle[:2] == ["point-nav, maml: interquartile mean", "3"]
+    for step in range(4):
+        values = np.sort(scores[:, step].ravel())
+        assert mean[2 + step].startswith(f"{values.mean():.2f} [")
+        assert middle[2 + step].startswith(f"{values[30:90].mean():.2f} [")  # the middle half of 120
+        low, high = map(float, mean[2 + step].partition("[")[2].strip("]").split(", "))
+        assert low < values.mean() < high
+
+
+def test_a_single_seed_has_no_table_of_seeds(all_three: Path) -> None:
+    assert "interquartile" not in all_three.read_text()
+
+
+def test_a_search_is_shown_with_its_best_trials(tmp_path: Path) -> None:
+    search = make_run(tmp_path / "search", iterations=0)
+    search.describe_again({**search.description(), "space": ["inner_lr=choice(0.1,0.2)"]})
+    with pytest.raises(RunError, match=r"has not ended; go on with it: maml-rl search --resume"):
+        write_report([search], tmp_path / "page.html")
+    order = [3, 0, 6, 1, 2, 5]
+    for number in order:
+        make_run(tmp_path / "search" / f"trial-{number:05d}", inner_lr=0.1 + number / 10)
+    lines = [f"{number},{-number},5,{0.1 + number / 10:g}," for number in order] + ["4,nan,0,0.5,it <failed>"]
+    (tmp_path / "search" / "results.csv").write_text(
+        "\n".join(["trial,score,iteration,inner_lr,error", *lines])
+    )
+    (tmp_path / "search" / "search.svg").write_text("<svg/>")
+    page = report(search, output=tmp_path / "page.html")
+    head, *rows = page.table("trial")
+    assert head == ["trial", "score", "iteration", "inner_lr", "error"]
+    assert [row[0] for row in rows] == ["3", "0", "6", "1", "2", "5", "4"]
+    assert rows[-1][-1] == "it <failed>"
+    shown = [str(tmp_path / "search" / f"trial-{number:05d}") for number in order[:5]]
+    assert page.text("h2") == [f"Search {search.place}", "Comparison", *shown]
 
 
 def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:

@@ -117,6 +117,21 @@ def test_returns_are_those_of_the_evaluation_protocol(run: Run, tmp_path: Path) 
     assert moved.return_before == still.return_before != pytest.approx(moved.return_after, rel=1e-3)
 
 
+def test_each_part_of_the_work_is_counted_to_its_end(run: Run, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        told.setdefault(what, []).append((done, total))
+
+    made = make_video(HeldOut(run.policy("best"), steps=2), tmp_path / "a.gif", size=SIZE, show=show)
+    assert list(told) == ["adapting", "filming before adaptation", "filming after adaptation", "writing"]
+    assert told["adapting"] == [(1, 3), (2, 3), (3, 3)]
+    assert told["writing"] == [(k + 1, made.frames) for k in range(made.frames)]
+    for steps in told.values():
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1]
+
+
 def test_an_interrupted_video_leaves_the_old_one(tmp_path: Path) -> None:
     def frames() -> Iterator[Image.Image]:
         yield Image.new("RGB", (64, 64), "red")

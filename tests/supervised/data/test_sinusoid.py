@@ -189,6 +189,7 @@ def test_context_vector_changes_nothing_but_the_context() -> None:
     assert params["dense.0.weight"].shape == (4, 40)
 
 
+@pytest.mark.slow
 def test_maml_reaches_the_papers_error() -> None:
     """Paper, Table 2: 0.67 after one gradient step on five points, after 70,000 iterations."""
     assert five_shot("maml", 20_000)[1] < 0.85

@@ -1,0 +1,110 @@
+"""Pages equal the files that their tables are made from, and what is wrong with either is noticed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+
+from maml_rl.tools.published import Published
+
+
+def render(folder: Path, *arguments: str) -> str:
+    """What the script of this folder says when it fails; nothing when all is well."""
+    spec = spec_from_file_location("render", folder / "results" / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    try:
+        script.main(arguments)
+    except SystemExit as end:
+        return str(end)
+    return ""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Pages and results, apart from the originals."""
+    for name in ("README.md", "RESULTS.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    return tmp_path
+
+
+def test_every_table_equals_its_files() -> None:
+    command = [sys.executable, str(ROOT / "results" / "render.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_result_has_what_it_takes_to_repeat_it() -> None:
+    for path in (ROOT / "results").glob("*.json"):
+        found = Published.load(path)
+        assert path.stem == found.name
+        assert found.evaluation["commit"], path
+        assert not found.evaluation["commit"].endswith("-dirty"), path
+        assert found.commands, path
+        assert all(np.ndim(values) == 2 for values in found.rows.values())
+
+
+def test_a_changed_table_and_a_changed_file_are_noticed(copy: Path) -> None:
+    page = copy / "RESULTS.md"
+    text = page.read_text()
+    start = text.index("<!-- results: point-nav -->")
+    digit = next(i for i in range(text.index("±", start), len(text)) if text[i].isdigit())
+    page.write_text(text[:digit] + str(9 - int(text[digit])) + text[digit + 1 :])
+    assert "RESULTS.md: tables differ" in render(copy, "--check")
+    assert not render(copy)
+    assert page.read_text() == text
+    path = next((copy / "results").glob("point-nav.maml*.json"))
+    found = Published.load(path)
+    found.rows["return"][1] += 1
+    found.save(copy / "results")
+    assert "RESULTS.md" in render(copy, "--check")
+
+
+def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None:
+    for path in (copy / "results").glob("*.json"):
+        if path.name.startswith("point-nav"):
+            template = Published.load(path)
+            path.unlink()
+    for seed, offset in ((0, 0.0), (1, 2.0)):
+        values = np.array([[-41.0] * 4, [-20.0, -20.0, -20.0, 36.0]]) + offset
+        fields = {**template.__dict__, "method": "maml", "settings": {}, "protocol": {}, "seed": seed}
+        Published(**{**fields, "rows": {"return": values}}).save(copy / "results")
+    assert not render(copy)
+    text = (copy / "RESULTS.md").read_text()
+    # Means of two seeds; the paper's are -40.41 and -11.68; the middle four of eight are -20, -18, -18, -18.
+    overview = (copy / "README.md").read_text()
+    assert "| point-nav: 2 seeds | -40.0 [" in overview
+    assert "| half-cheetah-dir: shipped policy |" in overview
+    line = next(line for line in text.splitlines() if line.startswith("| maml | 2 |"))
+    assert "| -40.00 [" in line
+    assert "| -5.00 [" in line
+    assert "▼" not in line
+    iqm = text.splitlines()[text.splitlines().index(line) + 1]
+    assert "| -40.00 [" in iqm
+    assert "| -18.50 [" in iqm
+    found = Published.load(copy / "results" / "point-nav.maml.seed1.json")
+    found.rows["return"][1] -= 100
+    found.save(copy / "results")
+    assert not render(copy)
+    assert "-55.00 [" in (copy / "RESULTS.md").read_text()
+    line = next(
+        line for line in (copy / "RESULTS.md").read_text().splitlines() if line.startswith("| maml | 2 |")
+    )
+    assert line.count("▼") == 1
+    assert (copy / "docs" / "figures" / "point-nav-adaptation.svg").exists()
+
+
+def test_a_page_that_asks_for_what_is_not_there_is_an_error(copy: Path) -> None:
+    with (copy / "RESULTS.md").open("a") as page:
+        page.write("<!-- results: nothing -->\n<!-- /results -->\n")
+    assert "'nothing' names no preset" in render(copy, "--check")
