@@ -140,7 +140,10 @@ def test_meta_params_are_a_copy_that_training_does_not_change() -> None:
 
 
 def test_all_runners_killed_is_a_clear_error() -> None:
-    config = small_config(2).fault_tolerance(env_runner_health_probe_timeout_s=1)
+    # By default those that are gone for good are replaced, which may be faster than this timeout.
+    config = small_config(2).fault_tolerance(
+        env_runner_health_probe_timeout_s=1, restart_failed_env_runners=False
+    )
     algo = config.build_algo()
     for actor in algo.env_runner_group._worker_manager.actors().values():
         ray.kill(actor, no_restart=True)
@@ -148,6 +151,16 @@ def test_all_runners_killed_is_a_clear_error() -> None:
     with pytest.raises(RuntimeError, match="all 2 env runners died"):
         algo.train()
     assert_identical(algo.meta_params(), before)
+    algo.stop()
+
+
+def test_all_runners_killed_are_replaced_and_leave_no_trace(reference: NumpyParams) -> None:
+    algo = small_config(2).build_algo()
+    algo.train()
+    for actor in algo.env_runner_group._worker_manager.actors().values():
+        ray.kill(actor, no_restart=True)
+    algo.train()
+    assert_identical(algo.meta_params(), reference)
     algo.stop()
 
 
@@ -231,6 +244,12 @@ def test_config_survives_pickling() -> None:
     config = pickle.loads(pickle.dumps(small_config(inner_lr=0.3)))
     assert config.inner_lr == 0.3
     config.validate()
+
+
+def test_building_leaves_the_process_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # Ray was started elsewhere
+    small_config().build_algo().stop()
+    assert Path.cwd() == tmp_path
 
 
 def test_a_hanging_environment_trips_the_time_out() -> None:
