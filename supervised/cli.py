@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from maml_rl.learning.meta_learner import Params
 from maml_rl.tools.command_line import print_json, run_program, shell_line
 from maml_rl.tools.options import explanations, given, option_groups, readable
 from maml_rl.tools.run_directory import RunDirectory
@@ -25,9 +24,15 @@ from maml_rl.tools.storage import writable_file
 from supervised.experiments.config import METHODS, ExperimentConfig, Method
 from supervised.experiments.experiment import Experiment, describe
 from supervised.experiments.presets import PAPER, PRESETS, get_preset
+from supervised.experiments.stored import (
+    load_model,
+    resumed_config,
+    starting_point,
+    stored_evaluations,
+    stored_experiment,
+)
 from supervised.learning.settings import ConfigError, TrainingSettings
 from supervised.learning.trainer import StartingPoint
-from supervised.models.model_file import MODEL, load
 
 Device = Literal["cpu", "cuda"]
 
@@ -94,14 +99,14 @@ def train(
         raise ConfigError(f"start_from is {start_from}, but the run in {resume} is resumed: it has a model")
     if resume is not None:
         run = RunDirectory.open(resume)
-        config, stored_data, preset = _resumed(run, preset, method, output, changes)
+        config, stored_data, preset = resumed_config(run, preset, method, output, changes)
         data = data or stored_data
     elif preset is None:
         raise ConfigError(f"preset is missing; it must be one of: {', '.join(PRESETS)}")
     else:
         config = dataclasses.replace(get_preset(preset, method), **changes)
     experiment = Experiment(config, _data(config, data))
-    initial = None if start_from is None else _starting_point(RunDirectory.open(start_from))
+    initial = None if start_from is None else starting_point(RunDirectory.open(start_from))
     trainer = experiment.trainer(_torch_device(device), None if initial is None else initial[0])
     if run is None:
         name = f"{preset}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -235,7 +240,7 @@ def compare(runs: Positional[tuple[str, ...]], *, output: str = "comparison.png"
     from maml_rl.tools.run_directory import check_output
     from supervised.views.plots import draw_comparison
 
-    curves = {description["config"]["method"]: rows for description, rows in _evaluations(runs)}
+    curves = {description["config"]["method"]: rows for description, rows in stored_evaluations(runs)}
     with writable_file(output) as file:
         check_output(file, SUFFIXES)
         save_as(draw_comparison(curves), file)
@@ -253,7 +258,7 @@ def table(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> No
 
     content = [
         entry
-        for description, rows in _evaluations(runs)
+        for description, rows in stored_evaluations(runs)
         for entry in entries(description["preset"], description["config"]["method"], rows)
     ]
     print(markdown(content))
@@ -368,66 +373,6 @@ def _print_rows(config: ExperimentConfig, rows: list[Any], iteration: int) -> No
         "mean squared error" if regression else f"accuracy in percent, {config.ways}-way {config.shots}-shot"
     )
     print(f"({rows[0].values.shape[1]} test tasks, {what} ± 95 % interval; iteration {iteration})")
-
-
-def stored_experiment(run: RunDirectory, data: Path | None) -> Experiment:
-    """The experiment of a run directory."""
-    stored = run.description()
-    config = ExperimentConfig.from_dict(stored["config"])
-    return Experiment(config, data or (Path(stored["data"]) if stored["data"] else None))
-
-
-def load_model(run: RunDirectory, which: Literal["best", "latest"]) -> tuple[Params, dict[str, Any]]:
-    """Meta-parameters, and with them their iteration."""
-    file = load(run.path / MODEL if which == "best" else run.checkpoint)
-    return file.params, file.info
-
-
-def _starting_point(run: RunDirectory) -> tuple[StartingPoint, int]:
-    """The latest model of a run, and its iteration."""
-    params, info = load_model(run, "latest")
-    learner = stored_experiment(run, None).few_shot_learner
-    return StartingPoint(params, learner.network.adapted), info["iteration"]
-
-
-def _evaluations(runs: Sequence[str]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Description and evaluation of each run."""
-    if not runs:
-        raise ConfigError("runs is empty; name at least one run directory")
-    result = []
-    for place in runs:
-        run = RunDirectory.open(place)
-        rows = run.path / "evaluation.json"
-        if not rows.exists():
-            raise ConfigError(f"{place} is not evaluated; run: {shell_line('supervised', 'evaluate', place)}")
-        result.append((run.description(), json.loads(rows.read_text())))
-    return result
-
-
-def _resumed(
-    run: RunDirectory, preset: str | None, method: str | None, output: str | None, given: dict[str, Any]
-) -> tuple[ExperimentConfig, Path | None, str]:
-    """A stored configuration, with a new number of iterations if one is given; all else must agree."""
-    if output is not None:
-        raise ConfigError(f"output is {output}, but a resumed run stays in its directory {run.place}")
-    experiment = stored_experiment(run, None)
-    stored = run.description()["preset"]
-    if preset not in (None, stored):
-        raise ConfigError(f"preset is {preset!r}, but {run.place} holds a run of {stored!r}")
-    values = dataclasses.asdict(experiment.config)
-    for name, value in {**given, **({"method": method} if method else {})}.items():
-        if name != "iterations" and value != values[name]:
-            raise ConfigError(
-                f"{name} is {value!r}, but the run in {run.place} was started with {values[name]!r}: "
-                "a resumed run keeps its configuration"
-            )
-    iterations = given.get("iterations", experiment.config.iterations)
-    if experiment.config.meta_lr_decay and iterations != experiment.config.iterations:
-        raise ConfigError(
-            f"iterations is {iterations}, but the step size of this run decays over "
-            f"{experiment.config.iterations} iterations"
-        )
-    return dataclasses.replace(experiment.config, iterations=iterations), experiment.data, stored
 
 
 def _data(config: ExperimentConfig, given: Path | None) -> Path | None:

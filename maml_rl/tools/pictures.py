@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ def side_by_side(widths: tuple[float, float], width: float) -> tuple[Figure, tup
     """A figure of two axes whose widths are in this ratio; ``width`` in inches."""
     figure, axes = plt.subplots(1, 2, figsize=(width, 4), width_ratios=widths, layout="constrained")
     return figure, tuple(axes)
+
+
+def color_of(name: str, names: Iterable[str]) -> str | None:
+    """The colour that one of several names has in every figure; None of what is not among them."""
+    order = list(names)
+    return f"C{order.index(name)}" if name in order else None
 
 
 def banded(axes: Axes, places: Sequence[float], means: Numbers, widths: Numbers, **style: Any) -> Line2D:

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt  # the backend must be chosen before
 
 from maml_rl.experiments.methods import METHODS
 from maml_rl.tools.intervals import interval_95
-from maml_rl.tools.pictures import banded
+from maml_rl.tools.pictures import banded, color_of
 
 Progress = Sequence[Mapping[str, float]]
 """Rows of ``progress.csv``."""
@@ -74,14 +74,9 @@ def learning_curves(
         count = len(group)
         label = name if count == 1 else f"{name} ({count} runs)"
         widths = interval_95(values.T) if count > 1 else [None] * length
-        banded(axes, places, mean, widths, label=label, color=method_color(name))
+        banded(axes, places, mean, widths, label=label, color=color_of(name, METHODS))
     _label_learning(axes, title, against, measure)
     return figure
-
-
-def method_color(name: str) -> str | None:
-    """The colour that a method has in every figure; None of what is no method."""
-    return f"C{list(METHODS).index(name)}" if name in METHODS else None
 
 
 def _label_learning(axes: Axes, title: str, against: Against, measure: Measure) -> None:
@@ -124,7 +119,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
                 means,
                 widths,
                 linestyle=style,
-                color=colors.get(name, method_color(name)),
+                color=colors.get(name, color_of(name, METHODS)),
                 alpha=1 if style == "-" else 0.5,
                 label=name + suffix,
             )

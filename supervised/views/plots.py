@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 import numpy as np
@@ -21,10 +20,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the backend must be chosen before
 
 from maml_rl.learning.meta_learner import Params
-from maml_rl.tools.pictures import banded
+from maml_rl.tools.pictures import banded, color_of
 from supervised.data.episodes import Examples, Purpose, stream
 from supervised.data.sinusoid import INPUT, SinusoidSampler, draw_sinusoids
-from supervised.experiments.config import METHODS
+from supervised.experiments.config import Method
 from supervised.learning.meta_step import Learner, adapted_params, split
 
 FIT_SHOTS = (5, 10)  # paper, Figure 2
@@ -68,7 +67,7 @@ def draw_comparison(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
         for method, rows in curves.items():
             for row in rows:
                 if row["name"] == name:
-                    _curve(axes, row, method, method_color(method))
+                    _curve(axes, row, method, color_of(method, get_args(Method)))
         axes.set(title=name, xlabel="gradient steps")
     panels[0, 0].set_ylabel("mean ± 95 % interval over test tasks")
     panels[0, -1].legend()
@@ -115,11 +114,6 @@ def _predict(
     adapted = adapted_params(learner, split(learner, params, 1), support, steps, first_order=True)
     with torch.no_grad():
         return learner.outputs(adapted, grid)[0, :, 0].numpy()
-
-
-def method_color(name: str) -> str:
-    """The colour that a method has in every figure."""
-    return f"C{list(dict.fromkeys(chain.from_iterable(METHODS.values()))).index(name)}"
 
 
 def _curve(axes: Axes, row: Mapping[str, Any], label: str, color: str | None = None) -> None:
