@@ -162,24 +162,27 @@ def gain_from_adaptation(results: list[dict[str, float]]) -> float:
     return float(np.mean([result["return_post"] - result["return_pre"] for result in results]))
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_what_the_expert_knows_ends_up_in_the_adaptation(expert_file: Path) -> None:
-    results = guided(expert_file)
-    assert results[-1]["loss_after"] < 0.3 * results[0]["loss_before"]
-    assert np.mean([result["return_post"] for result in results[-5:]]) > -30
-    assert gain_from_adaptation(results[-5:]) > 12
+@pytest.fixture(scope="module")
+def taught(local_ray: None, expert_file: Path) -> list[dict[str, float]]:
+    return guided(expert_file)
 
 
-@pytest.mark.usefixtures("local_ray")
+def test_what_the_expert_knows_ends_up_in_the_adaptation(taught: list[dict[str, float]]) -> None:
+    assert taught[-1]["loss_after"] < 0.3 * taught[0]["loss_before"]
+    assert np.mean([result["return_post"] for result in taught[-5:]]) > -30
+    assert gain_from_adaptation(taught[-5:]) > 12
+
+
 def test_an_expert_that_was_told_other_tasks_teaches_no_adaptation(
-    expert_file: Path, monkeypatch: pytest.MonkeyPatch
+    taught: list[dict[str, float]], expert_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Negative control: the same expert answers, but for the goal of another task.
     show = Expert.show
     monkeypatch.setattr(
         Expert, "show", lambda self, samples, goals, _: show(self, samples, np.roll(goals, 1, 0))
     )
-    assert gain_from_adaptation(guided(expert_file)[-5:]) < 9  # 6.2 on some processors
+    # A bad expert's policy walks about, and a step still gains a little: 0.11 to 0.17 of the other's, three seeds.
+    assert gain_from_adaptation(guided(expert_file)[-3:]) < gain_from_adaptation(taught[-3:]) / 3
 
 
 @pytest.mark.usefixtures("local_ray")
