@@ -1,8 +1,8 @@
 """Make every generated table and figure from the files in this folder: ``python results/render.py [--check]``.
 
 A page holds, between ``<!-- results: BLOCK -->`` and ``<!-- /results -->``, what is made here. BLOCK is the name of
-a preset, ``supervised``, or ``overview``, which has a row per experiment of the paper. With ``--check`` nothing is
-written, and pages that differ from the files are an error.
+a preset, ``supervised``, ``overview``, which has a row per experiment of the paper, or ``success``, which has one
+per benchmark of Meta-World. With ``--check`` nothing is written, and pages that differ from the files are an error.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ PAGES = ("README.md", "RESULTS.md")
 FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 PAPERS = ("point-nav", "half-cheetah-dir", "half-cheetah-vel", "ant-vel", "ant-dir")
+PUBLISHED_SUCCESS = {  # Yu et al. 2019, arXiv 1910.10897v2: Table 1 and the text; more steps than ours
+    "metaworld-ml1-reach": "100",
+    "metaworld-ml10": "MAML 31.6, RL2 35.8",
+}
 SHIPPED = "policy shipped"
 SUCCESS = "success_rate"
 WORSE = " ▼"
@@ -48,6 +52,8 @@ def block(name: str, results: Sequence[Published]) -> str:
     """What belongs between the marks of ``name``."""
     if name == "overview":
         return "\n".join(_overview(results))
+    if name == "success":
+        return "\n".join(_success(results))
     if name == "supervised":
         return _supervised([r for r in results if r.program == "supervised"])
     of_preset = [r for r in results if r.program == "maml-rl" and r.preset == name]
@@ -91,6 +97,20 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
         cells = [_mean(scores[:, k], 1) if k < scores.shape[1] else "" for k in range(steps)]
         yield f"| {preset}{guided}: {seeds} | " + " | ".join(cells) + " |"
         yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(EXPERIMENTS[preset].paper["maml"])) + " |"
+
+
+def _success(results: Sequence[Published]) -> Iterator[str]:
+    """Success on held-out tasks of Meta-World's presets, of whole runs without other settings."""
+    yield "| success in percent | seeds | million steps | before | after one step | published |"
+    yield "|---" * 6 + "|"
+    of_all = [r for r in results if r.preset.startswith("metaworld") and not (r.settings or r.protocol)]
+    for preset in (name for name in EXPERIMENTS if name.startswith("metaworld")):
+        for members in _kinds([r for r in of_all if r.preset == preset]):
+            scores = 100 * np.stack([r.rows[SUCCESS] for r in members])
+            title = preset if members[0].method == "maml" else f"{preset}, {members[0].method}"
+            cells = [str(len(members)), _per_run(members, "env_steps", 1e6)]
+            cells += [_mean(scores[:, k], 1) for k in (0, -1)]
+            yield "| " + " | ".join([title, *cells, PUBLISHED_SUCCESS.get(preset, "")]) + " |"
 
 
 def _origin(r: Published) -> list[str]:
