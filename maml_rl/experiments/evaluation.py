@@ -146,7 +146,8 @@ class Protocol:
         steps: gradient steps.
         inner_lr: alpha of the first step, unless learned; all later steps take half of it (Finn et al. 2017,
             app. A.2).
-        seed: of the rollouts and the fresh weights.
+        seed: of the rollouts.
+        weights_seed: of the fresh weights: the run's, so that runs of several seeds are several such baselines.
         sample_timeout_s: longest time that the environment may take over one task's episodes, a training run's
             by default.
         deterministic: what is measured are episodes of mean actions; those that are adapted to are sampled.
@@ -160,6 +161,7 @@ class Protocol:
     gae_lambda: float
     baseline_ridge: float
     seed: int
+    weights_seed: int = 0
     sample_timeout_s: float = SAMPLE_TIMEOUT_S
     normalizer: Normalizer | None = None
     deterministic: bool = False
@@ -174,8 +176,8 @@ class Protocol:
         if self.meta_params is not None:
             theta, inner_lr = split_meta_params(self.spec, self.meta_params, self.inner_lr)
             return stack_params(theta, tasks), inner_lr
-        seeds = [stream(self.seed, Phase.INIT, first_task + i).generate_state(1)[0] for i in range(tasks)]
-        fresh = [self.spec.init_params(int(seed)) for seed in seeds]
+        streams = [stream(self.weights_seed, Phase.INIT, first_task + i) for i in range(tasks)]
+        fresh = [self.spec.init_params(int(of_task.generate_state(1)[0])) for of_task in streams]
         return {name: torch.stack([p[name] for p in fresh]) for name in fresh[0]}, self.inner_lr
 
 

@@ -86,6 +86,7 @@ class HeldOut:
             gae_lambda=info["gae_lambda"],
             baseline_ridge=info["baseline_ridge"],
             seed=checked("seed", seed, SEED),
+            weights_seed=int(info.get("seed", 0)),
             sample_timeout_s=sample_timeout_s,
             normalizer=policy.normalizer,
             deterministic=deterministic,

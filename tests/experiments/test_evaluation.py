@@ -99,14 +99,16 @@ def test_on_ray_an_error_of_the_environment_arrives_as_it_is(local_ray: None) ->
         evaluate_in_parallel(make_env, protocol(), goals(0))
 
 
-def test_fresh_weights_differ_between_tasks_and_repeat_with_the_seed() -> None:
+def test_fresh_weights_differ_between_tasks_and_repeat_with_the_runs_seed() -> None:
     ((params, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3))
     weights = params["hidden.0.weight"]
     assert not torch.equal(weights[0], weights[1])
     ((tail, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0), goals(3)[1:], first_task=1)
     assert torch.equal(tail["hidden.0.weight"], weights[1:])
-    ((other, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0, seed=1), goals(3))
+    ((other, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0, weights_seed=1), goals(3))
     assert not torch.equal(other["hidden.0.weight"], weights)
+    ((again, *_),) = adaptation(make_env(), protocol(meta_params=None, steps=0, seed=1), goals(3))
+    assert torch.equal(again["hidden.0.weight"], weights)  # other episodes of the same policies
 
 
 def test_adapted_parameters_do_not_leak_between_tasks() -> None:

@@ -110,10 +110,10 @@ def test_an_evaluation_is_the_plain_loop(kind: str) -> None:
 
 
 def test_fresh_weights_are_those_of_the_tasks_own_stream() -> None:
-    fresh = protocol(meta_params=None)
+    fresh = protocol(meta_params=None, weights_seed=5)
     found = evaluate(env(), fresh, GOALS[:2]).returns
     for task in range(2):
-        seed = np.random.SeedSequence(2, spawn_key=(1, task)).generate_state(1)[0]
+        seed = np.random.SeedSequence(5, spawn_key=(1, task)).generate_state(1)[0]
         expected = plain_evaluation(fresh, SPEC.init_params(int(seed)), task, 0.1)
         np.testing.assert_allclose(found[:, task], expected, rtol=1e-3)
 
@@ -139,6 +139,7 @@ OTHER: dict[str, Any] = {
     "gae_lambda": 0.4,
     "baseline_ridge": 10.0,
     "seed": 3,
+    "weights_seed": 1,
     "deterministic": True,
     "normalizer": Normalizer(Moments(10.0, np.full(2, 0.1), np.full(2, 0.4)), None),
 }
@@ -149,8 +150,9 @@ TESTED_ELSEWHERE = {"sample_timeout_s"}  # test_evaluation.py: it ends what hang
 
 @pytest.mark.parametrize("name", sorted({field.name for field in fields(Protocol)} - TESTED_ELSEWHERE))
 def test_every_field_of_the_protocol_changes_what_is_measured(name: str) -> None:
-    first = evaluate(env(), protocol(), GOALS[:2]).returns
-    second = evaluate(env(), protocol(**{name: OTHER[name]}), GOALS[:2]).returns
+    usual = {"meta_params": None} if name == "weights_seed" else {}
+    first = evaluate(env(), protocol(**usual), GOALS[:2]).returns
+    second = evaluate(env(), protocol(**usual, **{name: OTHER[name]}), GOALS[:2]).returns
     assert not np.array_equal(first, second)
     if name in ("inner_lr", "gamma", "gae_lambda", "baseline_ridge"):
         np.testing.assert_array_equal(first[0], second[0], err_msg="nothing was adapted yet")
@@ -216,6 +218,12 @@ def test_every_field_of_a_policy_file_changes_the_measurement(name: str) -> None
         if name in described:
             assert described[name] == first.info[name]
             assert other_described[name] == other.info[name]
+
+
+def test_runs_of_fresh_weights_differ_by_their_seed() -> None:
+    found = [measured(policy_file(method="random", **seed))[0] for seed in ({"seed": 0}, {"seed": 1}, {})]
+    assert found[0] != found[1]
+    assert found[0] == found[2]
 
 
 def test_a_policy_file_tells_the_protocol() -> None:
