@@ -80,6 +80,7 @@ def accuracies(omniglot: Experiment, params: Params, *, permute: bool) -> list[f
     return curve.accuracies.mean(1).tolist()
 
 
+@pytest.mark.slow
 def test_characters_never_seen_are_told_apart_from_one_example(omniglot: Experiment, trained: Params) -> None:
     """88.8 % when this was written; 20 % is chance."""
     before, *after = accuracies(omniglot, trained, permute=False)
@@ -87,5 +88,6 @@ def test_characters_never_seen_are_told_apart_from_one_example(omniglot: Experim
     assert min(after) > 0.8
 
 
+@pytest.mark.slow
 def test_with_permuted_labels_they_are_not(omniglot: Experiment, trained: Params) -> None:
     assert max(accuracies(omniglot, trained, permute=True)) < 0.3
