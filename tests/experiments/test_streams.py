@@ -104,12 +104,13 @@ def trained(algorithms: Algorithms, seed: int, **settings: Any) -> Record:
     return record
 
 
-def measured(seed: int, method: str = "maml") -> Record:
+def measured(seed: int, method: str = "maml", trained_with: int = 0) -> Record:
     """What an evaluation of two drawn tasks asks for, and a video."""
     spec = MLP.gaussian(2, 2, hidden_sizes=(4,))
     info: dict[str, Any] = {"preset": "point-nav", "method": method, "env": "maml_rl/PointNav-v0"}
     info |= {"env_config": {}, "horizon": 6, "inner_lr": 0.1, "gamma": 0.9, "gae_lambda": 0.9}
-    policy = PolicyFile(spec, spec.init_params(0), info | {"baseline_ridge": 0.1, "iteration": 1})
+    info |= {"baseline_ridge": 0.1, "iteration": 1, "seed": trained_with}
+    policy = PolicyFile(spec, spec.init_params(0), info)
     with recording() as record:
         held_out = HeldOut(policy, steps=INNER_STEPS, episodes=3, tasks=2, seed=seed)
         evaluate(held_out.make_env(), held_out.protocol, held_out.tasks)
@@ -134,7 +135,7 @@ def test_no_stream_serves_two_purposes(kind: str, algorithms: Algorithms) -> Non
     seed, settings = 11, KINDS[kind]
     training = trained(algorithms, seed, **settings)
     both = Record()
-    for record in (training, measured(seed), measured(seed + 1, "random")):
+    for record in (training, measured(seed), measured(seed + 1, "random", trained_with=seed)):
         both.names += record.names
         both.states += record.states
         both.torch_seeds += record.torch_seeds
