@@ -28,6 +28,9 @@ ITERATIONS, INNER_STEPS = 2, 2
 @pytest.fixture(scope="module")
 def algorithms(local_ray: None) -> Iterator[Algorithms]:
     with tiny_algorithms() as found:
+        # Types are looked up when a function is first called: that of generators before a recorder replaces it.
+        for settings in (PPO, SINGLE):
+            found.build(tiny_config(**settings)).train()
         yield found
 
 
