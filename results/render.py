@@ -94,8 +94,7 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
         scores = np.stack([r.rows["return"] for r in members])
         seeds = "shipped policy" if SHIPPED in _title(members[0]) else f"{len(members)} seeds"
         guided = "" if members[0].method == "maml" else f", {members[0].method}"
-        cells = [_mean(scores[:, k], 1) if k < scores.shape[1] else "" for k in range(steps)]
-        yield f"| {preset}{guided}: {seeds} | " + " | ".join(cells) + " |"
+        yield f"| {preset}{guided}: {seeds} | " + " | ".join(_means(scores, steps)) + " |"
         yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(EXPERIMENTS[preset].paper["maml"])) + " |"
 
 
@@ -108,9 +107,8 @@ def _success(results: Sequence[Published]) -> Iterator[str]:
         for members in _kinds([r for r in of_all if r.preset == preset]):
             scores = 100 * np.stack([r.rows[SUCCESS] for r in members])
             title = preset if members[0].method == "maml" else f"{preset}, {members[0].method}"
-            cells = [str(len(members)), _per_run(members, "env_steps", 1e6)]
-            cells += [_mean(scores[:, k], 1) for k in (0, -1)]
-            yield "| " + " | ".join([title, *cells, PUBLISHED_SUCCESS.get(preset, "")]) + " |"
+            cells = [title, str(len(members)), _per_run(members, "env_steps", 1e6), *_means(scores, 2)]
+            yield "| " + " | ".join([*cells, PUBLISHED_SUCCESS.get(preset, "")]) + " |"
 
 
 def _origin(r: Published) -> list[str]:
@@ -178,6 +176,11 @@ def _title(r: Published) -> str:
 def _per_run(members: Sequence[Published], name: str, unit: float) -> str:
     values = [r.training[name] / unit for r in members if name in r.training]
     return f"{np.mean(values):.2g}" if values else ""
+
+
+def _means(scores: np.ndarray, steps: int) -> list[str]:
+    """After 0, 1, ... of ``steps``; empty where nothing was measured."""
+    return [_mean(scores[:, k], 1) if k < scores.shape[1] else "" for k in range(steps)]
 
 
 def _mean(scores: np.ndarray, digits: int) -> str:
