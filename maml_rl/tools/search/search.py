@@ -41,6 +41,8 @@ from maml_rl.tools.storage import Place, child
 
 REDUCTION = 3
 """ASHA keeps one trial in three at each of its rungs."""
+MAX_DEATHS = 2
+"""A trial goes on in another process after so many deaths of its own."""
 ROUNDS = 5
 """PBT exchanges parameters this many times in a full run."""
 
@@ -173,6 +175,8 @@ def run_search(search: Search, output: RunDirectory, show: Show) -> list[TrialRe
                 stop={"iteration": search.searched.iterations},
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own
+                # Errors are results: what fails here is a process or a node, and a run goes on from its checkpoint.
+                failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
                 callbacks=[watch],
             ),
         )
@@ -287,4 +291,7 @@ class _Watch(tune.Callback):
         self._note(trial, ended=True, finished=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._note(trial, ended=True, finished=True, score=-math.inf, error="its process or its node died")
+        error = f"it was begun {1 + MAX_DEATHS} times, and failed each time"
+        if cause := trial.get_error():  # a traceback, whose last line says what it is
+            error += f"; the last: {str(cause).strip().splitlines()[-1].partition('. ')[0].strip()}"
+        self._note(trial, ended=True, finished=True, score=-math.inf, error=error)
