@@ -82,10 +82,9 @@ def gru(
     state: Float[Tensor, "tasks episodes units"],
 ) -> tuple[Float[Tensor, "tasks episodes steps units"], Float[Tensor, "tasks episodes units"]]:
     """A gated recurrent unit (Cho et al. 2014) in ``torch.nn.GRU`` layout: all states, and the last one."""
-    of_inputs = _of_inputs(params, x)
     states = []
-    for t in range(x.shape[2]):
-        reset, update, new = of_inputs[:, :, t].chunk(3, -1)
+    for of_input in _of_inputs(params, x):
+        reset, update, new = of_input.chunk(3, -1)
         of_state = linear(params, "recurrent.state", state)
         r, z, n = of_state.chunk(3, -1)
         update = torch.sigmoid(update + z)
@@ -105,11 +104,10 @@ def lstm(
     Args:
         state: hidden state and cell, one after the other.
     """
-    of_inputs = _of_inputs(params, x)
     hidden, cell = state.chunk(2, -1)
     states = []
-    for t in range(x.shape[2]):
-        gates = of_inputs[:, :, t] + linear(params, "recurrent.state", hidden)
+    for of_input in _of_inputs(params, x):
+        gates = of_input + linear(params, "recurrent.state", hidden)
         i, f, g, o = gates.chunk(4, -1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         hidden = torch.sigmoid(o) * torch.tanh(cell)
@@ -117,6 +115,9 @@ def lstm(
     return torch.stack(states, dim=2), torch.cat([hidden, cell], dim=-1)
 
 
-def _of_inputs(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """The part of all gates that needs no state, of all steps at once."""
-    return linear(params, "recurrent.inputs", x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+def _of_inputs(params: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    """The part of all gates that needs no state, by step, of all steps at once.
+
+    The gradient of ``unbind`` is one stack. That of an index is a tensor of all steps, as often as there are steps.
+    """
+    return linear(params, "recurrent.inputs", x.flatten(1, 2)).unflatten(1, x.shape[1:3]).unbind(2)
