@@ -95,4 +95,6 @@ def test_a_trial_goes_on_in_another_process_but_not_for_ever(tmp_path: Path) -> 
     assert (alive.score, alive.error) == (3, "")
     assert counted[dead.number] == ["1", *["2"] * (MAX_DEATHS + 1)]
     assert dead.score == -math.inf
-    assert re.match(rf"it was begun {MAX_DEATHS + 1} times, and failed each time; the last: .*died", dead.error)
+    assert re.match(
+        rf"it was begun {MAX_DEATHS + 1} times, and failed each time; the last: .*died", dead.error
+    )
