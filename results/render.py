@@ -1,8 +1,8 @@
 """Make every generated table and figure from the files in this folder: ``python results/render.py [--check]``.
 
 A page holds, between ``<!-- results: BLOCK -->`` and ``<!-- /results -->``, what is made here. BLOCK is the name of
-a preset, ``supervised``, ``overview``, which has a row per experiment of the paper, or ``success``, which has one
-per benchmark of Meta-World. With ``--check`` nothing is written, and pages that differ from the files are an error.
+a preset, ``supervised``, ``overview``, which has a row per experiment of the paper, ``success``, which has one per
+benchmark of Meta-World, or ``few-shot``, which has what MAML came to in regression and images. With ``--check`` nothing is written, and pages that differ from the files are an error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from maml_rl.experiments.methods import RL2
 from maml_rl.experiments.presets import EXPERIMENTS, Return
 from maml_rl.tools.intervals import interquartile_mean, interval_95, mean, with_bootstrap, with_interval
 from maml_rl.tools.published import Published
 from maml_rl.views.plots import Panel, adaptation_curves, learning_curves
-from supervised.views.tables import entries, markdown
+from supervised.views.tables import Entry, entries, markdown
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -54,8 +56,9 @@ def block(name: str, results: Sequence[Published]) -> str:
         return "\n".join(_overview(results))
     if name == "success":
         return "\n".join(_success(results))
-    if name == "supervised":
-        return _supervised([r for r in results if r.program == "supervised"])
+    if name in ("supervised", "few-shot"):
+        lines = _supervised if name == "supervised" else _few_shot
+        return "\n".join(lines([r for r in results if r.program == "supervised"]))
     of_preset = [r for r in results if r.program == "maml-rl" and r.preset == name]
     if not of_preset:
         raise SystemExit(f"results: {name!r} names no preset that there are results of")
@@ -72,12 +75,7 @@ def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
             [k for k in kinds if SUCCESS in k[0].rows], SUCCESS, lambda method: (), 1, scale=100
         )
         yield from _families(kinds)
-    yield "\n<details><summary>Commands, seeds, commits, machines</summary>\n"
-    yield "| file | policy of iteration | trained at | evaluated at | machine | commands |"
-    yield "|---|---|---|---|---|---|"
-    for r in results:
-        yield "| " + " | ".join(_origin(r)) + " |"
-    yield "\n</details>"
+    yield from _origins(results)
 
 
 def _overview(results: Sequence[Published]) -> Iterator[str]:
@@ -99,16 +97,30 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
 
 
 def _success(results: Sequence[Published]) -> Iterator[str]:
-    """Success on held-out tasks of Meta-World's presets, of whole runs without other settings."""
-    yield "| success in percent | seeds | million steps | before | after one step | published |"
+    """Success on held-out tasks of Meta-World's presets, of whole runs without other settings.
+
+    After adaptation is after one gradient step, or of RL2 the last episode of a trial.
+    """
+    yield "| success in percent | seeds | million steps | before adaptation | after | published |"
     yield "|---" * 6 + "|"
     of_all = [r for r in results if r.preset.startswith("metaworld") and not (r.settings or r.protocol)]
     for preset in (name for name in EXPERIMENTS if name.startswith("metaworld")):
         for members in _kinds([r for r in of_all if r.preset == preset]):
             scores = 100 * np.stack([r.rows[SUCCESS] for r in members])
-            title = preset if members[0].method == "maml" else f"{preset}, {members[0].method}"
-            cells = [title, str(len(members)), _per_run(members, "env_steps", 1e6), *_means(scores, 2)]
+            method = members[0].method
+            ends = scores[:, [0, -1]] if method == RL2 else scores[:, :2]
+            title = preset if method == "maml" else f"{preset}, {method}"
+            cells = [title, str(len(members)), _per_run(members, "env_steps", 1e6), *_means(ends, 2)]
             yield "| " + " | ".join([*cells, PUBLISHED_SUCCESS.get(preset, "")]) + " |"
+
+
+def _origins(results: Sequence[Published]) -> Iterator[str]:
+    yield "\n<details><summary>Commands, seeds, commits, machines</summary>\n"
+    yield "| file | model of iteration | trained at | evaluated at | machine | commands |"
+    yield "|---|---|---|---|---|---|"
+    for r in results:
+        yield "| " + " | ".join(_origin(r)) + " |"
+    yield "\n</details>"
 
 
 def _origin(r: Published) -> list[str]:
@@ -206,15 +218,37 @@ def _families(kinds: Sequence[Sequence[Published]]) -> Iterator[str]:
         yield "| " + " | ".join([_title(members[0]), *cells]) + " |"
 
 
-def _supervised(results: Sequence[Published]) -> str:
-    found = []
+def _supervised(results: Sequence[Published]) -> Iterator[str]:
+    yield markdown([entry for r in results for entry in _entries(r)])
+    yield from _origins(results)
+
+
+def _few_shot(results: Sequence[Published]) -> Iterator[str]:
+    """What MAML came to, a line per run."""
+    yield "| | after gradient steps | maml_rl | published |"
+    yield "|---|---|---|---|"
     for r in results:
-        rows = [
-            {"name": n, "mean": v.mean(1).tolist(), "interval_95": interval_95(v).tolist()}
-            for n, v in r.rows.items()
-        ]
-        found += entries(r.preset, r.method, rows)
-    return markdown(found)
+        found = [entry for entry in _entries(r) if r.method == "maml" and entry.paper is not None]
+        if found:
+            measure = "squared error" if r.preset.startswith("sinusoid") else "accuracy in percent"
+            paper = [with_interval(*entry.paper, 2) for entry in found if entry.paper]
+            ours = [with_interval(entry.mean, entry.interval, 2) for entry in found]
+            cells = [
+                f"{r.preset}: {measure}",
+                *(" / ".join(c) for c in ([str(e.steps) for e in found], ours, paper)),
+            ]
+            yield "| " + " | ".join(cells) + " |"
+
+
+def _entries(r: Published) -> list[Entry]:
+    rows = [
+        {"name": n, "mean": v.mean(1).tolist(), "interval_95": interval_95(v).tolist()}
+        for n, v in r.rows.items()
+    ]
+    return [
+        replace(entry, name=_title(r)) if entry.name == r.method else entry
+        for entry in entries(r.preset, r.method, rows)
+    ]
 
 
 # --- figures

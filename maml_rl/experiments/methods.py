@@ -110,9 +110,11 @@ def configure(experiment: Experiment, method: MethodName) -> tuple[MAMLConfig, i
         raise ValueError(f"method is {method!r}; it must be one of: {', '.join(get_args(MethodName))}")
     chosen = METHODS[method]
     config = chosen.configure(experiment.make_config())
+    iterations = chosen.iterations
     if method == RL2:
+        iterations = experiment.rl2_iterations or iterations
         config.environment(env_config={**config.env_config, TRIAL_EPISODES: experiment.trial_episodes})
         config.training(**experiment.rl2)
     if method in experiment.inner_lr:
         config.training(inner_lr=experiment.inner_lr[method])
-    return config, experiment.iterations if chosen.iterations is None else chosen.iterations
+    return config, experiment.iterations if iterations is None else iterations

@@ -36,6 +36,7 @@ class Experiment:
             tuned", unless said otherwise); every other method takes the configuration's.
         trial_episodes: episodes of a trial of RL2.
         rl2: fields of RL2's configuration that differ from those of other experiments.
+        rl2_iterations: of a full run of RL2; None is the method's own number.
         source: of ``paper``.
         paper: the paper's returns after 0, 1, 2, 3 gradient steps by method, as (mean, 95 % interval): values
             behind Figures 4 and 5. An interval that was not published, or is that of one run repeated, is None.
@@ -48,6 +49,7 @@ class Experiment:
     inner_lr: Mapping[str, float] = field(default_factory=dict)
     trial_episodes: int = 2
     rl2: Mapping[str, Any] = field(default_factory=dict)
+    rl2_iterations: int | None = None
     source: str = "Finn et al. 2017"
     paper: Mapping[str, tuple[Return, ...]] = field(default_factory=dict)
     group_of: Callable[[np.ndarray], str] | None = None
@@ -208,6 +210,17 @@ def visual_nav() -> MAMLConfig:
 _DISCRETE_RL2 = {"meta_batch_size": 60, "episodes_per_task": 10, "num_epochs": 10, "minibatch_size": 8000}
 """60,000 steps per iteration; from trials on the bandits (docs/log.md)."""
 
+_METAWORLD_RL2 = {
+    "episodes_per_task": 2,
+    "minibatch_size": 20_000,
+    "lr": 0.001,
+    "num_epochs": 10,  # JAX; from trials on reach, as the rest (docs/log.md)
+    "gae_lambda": 0.95,  # JAX
+    "hidden_sizes": (128,),
+    "recurrent_size": 128,
+}
+"""5,000 steps per task and iteration, half of MAML's. JAX: github rainx0r/metaworld-algorithms, ``rl2_ml10``."""
+
 
 def _uniform_tasks(
     seed: int, low: float, high: float, *shape: int
@@ -333,15 +346,18 @@ EXPERIMENTS = {
             iterations=iterations,
             test_tasks=_metaworld_tasks(goals),  # of 50, for each family held out
             test_episodes=10,  # Meta-World's protocol adapts to 10 episodes (metaworld.evaluation)
+            trial_episodes=5,
+            rl2={**_METAWORLD_RL2, "meta_batch_size": tasks},
+            rl2_iterations=rl2_iterations,
             group_of=_metaworld_family,
         )
-        for name, make_config, iterations, goals in (
-            ("metaworld-ml1-reach", metaworld_ml1_reach, 20, 50),
-            ("metaworld-ml1-push", metaworld_ml1_push, 20, 50),
-            ("metaworld-ml1-pick-place", metaworld_ml1_pick_place, 20, 50),
-            ("metaworld-ml10", metaworld_ml10, 100, 10),
-            ("metaworld-ml45", metaworld_ml45, 200, 10),
-            ("metaworld-families", metaworld_families, 40, 10),
+        for name, make_config, iterations, tasks, rl2_iterations, goals in (
+            ("metaworld-ml1-reach", metaworld_ml1_reach, 20, 20, 20, 50),
+            ("metaworld-ml1-push", metaworld_ml1_push, 20, 20, 20, 50),
+            ("metaworld-ml1-pick-place", metaworld_ml1_pick_place, 20, 20, 20, 50),
+            ("metaworld-ml10", metaworld_ml10, 100, 20, 200, 10),
+            ("metaworld-ml45", metaworld_ml45, 200, 45, 400, 10),
+            ("metaworld-families", metaworld_families, 40, 20, 40, 10),
         )
     },
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maml_rl.experiments.methods import METHODS, MethodName, configure
-from maml_rl.experiments.presets import get_experiment
+from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.rules import TRAINING_FIELDS
 
@@ -149,3 +149,13 @@ def test_what_sets_a_method_apart(method: MethodName, fields: dict[str, object],
     changed = {k: v for k, v in vars(config).items() if v != vars(plain).get(k)}
     assert changed == fields
     assert METHODS[method].adapts == (method != "oracle")
+
+
+@pytest.mark.parametrize("preset", [name for name in EXPERIMENTS if name.startswith("metaworld")])
+def test_rl2_takes_as_many_steps_as_maml_on_meta_world(preset: str) -> None:
+    steps = {}
+    for method in ("maml", "rl2"):
+        config, iterations = configure(get_experiment(preset), method)
+        episodes = config.meta_batch_size * config.episodes_per_task * (1 + config.inner_steps)
+        steps[method] = iterations * episodes * config.trial_episodes * config.horizon
+    assert steps["rl2"] == steps["maml"]
