@@ -1,8 +1,9 @@
 """Make every generated table and figure from the files in this folder: ``python results/render.py [--check]``.
 
 A page holds, between ``<!-- results: BLOCK -->`` and ``<!-- /results -->``, what is made here. BLOCK is the name of
-a preset, ``supervised``, ``overview``, which has a row per experiment of the paper, ``success``, which has one per
-benchmark of Meta-World, or ``few-shot``, which has what MAML came to in regression and images. With ``--check`` nothing is written, and pages that differ from the files are an error.
+a preset, ``supervised``, ``overview`` (a row per experiment of the paper), ``success`` (one per benchmark of
+Meta-World) or ``few-shot`` (what MAML came to in regression and images). With ``--check`` nothing is written, and
+pages that differ from the files are an error.
 """
 
 from __future__ import annotations
@@ -233,11 +234,8 @@ def _few_shot(results: Sequence[Published]) -> Iterator[str]:
             measure = "squared error" if r.preset.startswith("sinusoid") else "accuracy in percent"
             paper = [with_interval(*entry.paper, 2) for entry in found if entry.paper]
             ours = [with_interval(entry.mean, entry.interval, 2) for entry in found]
-            cells = [
-                f"{r.preset}: {measure}",
-                *(" / ".join(c) for c in ([str(e.steps) for e in found], ours, paper)),
-            ]
-            yield "| " + " | ".join(cells) + " |"
+            columns = [str(entry.steps) for entry in found], ours, paper
+            yield f"| {r.preset}: {measure} | " + " | ".join(" / ".join(cells) for cells in columns) + " |"
 
 
 def _entries(r: Published) -> list[Entry]:
