@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers import numpy_params, random_params, small_spec
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from maml_rl.learning.meta_learner import stack_params
 from maml_rl.policies.autograd_network import AutogradNetwork
@@ -61,6 +63,31 @@ def test_recurrent_cells_are_torchs(cell: str) -> None:
         states, _ = expected(episodes[task])
         outputs = nn.functional.linear(states, params["mean.weight"], params["mean.bias"])
         torch.testing.assert_close(found[task], outputs.detach())
+
+
+class Work(TorchDispatchMode):
+    """Counts the numbers that torch writes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.numbers += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        return result
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_work_of_a_recurrent_gradient_is_proportional_to_an_episodes_steps(cell: str) -> None:
+    policy = network(recurrent_cell=cell, recurrent_size=6, hidden_sizes=())
+    params = {name: value[None].requires_grad_() for name, value in random_params(policy).items()}
+    written = {}
+    for steps in (100, 400):
+        episodes = torch.randn(1, 2, steps, policy.observation_size, dtype=DOUBLE)
+        loss = policy(params, episodes).parts[0].square().sum()
+        with Work() as work:
+            torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        written[steps] = work.numbers
+    assert written[400] < 4.1 * written[100]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
