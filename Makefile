@@ -1,5 +1,6 @@
 # make train:   set up, train point navigation, show the adaptation table and plots.
 # make test:    set up, run the fast tests.
+# make test-system: those of whole programs, searches, clusters, tutorials and packages, as .ci/run does, too.
 # make figure4: Figure 4 of the paper: point navigation with every method, five seeds (SEEDS4). Interrupted runs are resumed.
 # make figure5: Figure 5: the four locomotion families with MAML and three baselines, three seeds (SEEDS5); days.
 # make metaworld: ML1, ML10 and ML45, three seeds (SEEDS5); days.
@@ -34,7 +35,7 @@ trained = run=$(@D); seed=$${run\#\#*.seed}; name=$*; name=$${name%.seed*}; \
 	if [ -e $$run/checkpoint.safetensors ]; then $(BIN)/$(1) train --resume $$run; \
 	else rm -rf $$run; $(BIN)/$(1) train $${name%.*} --method $${name\#\#*.} --seed $$seed --output $$run; fi
 
-.PHONY: train figure4 figure5 metaworld table1 table2 table3 results docs dist test test-slow mutants audit lint format setup clean
+.PHONY: train figure4 figure5 metaworld table1 table2 table3 results docs dist test test-system test-slow mutants audit lint format setup clean
 
 train: setup
 	$(BIN)/maml-rl train point-nav --seed $(SEED) --output $(RUN)
@@ -82,8 +83,13 @@ docs: setup
 dist: setup
 	$(BIN)/python -m build --outdir dist
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --durations 20
+
 test: setup
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 40
+	$(BIN)/pytest $(PARALLEL)
+
+test-system: setup
+	$(BIN)/pytest -m "system and not slow" $(PARALLEL)
 
 test-slow: setup
 	$(BIN)/pytest -m slow --timeout 0

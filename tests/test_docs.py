@@ -18,6 +18,8 @@ from ports import free_ports
 
 from maml_rl.tools.user_folder import USER_FOLDER
 
+pytestmark = pytest.mark.system
+
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 SMALL = {
     "maml-rl train": "--iterations 2 --meta-batch-size 2 --episodes-per-task 3 --horizon 8",

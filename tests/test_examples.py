@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+pytestmark = pytest.mark.system
+
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 IMPROVEMENT = {
     "dict_observation": (-13.0, -8.0),

@@ -18,6 +18,8 @@ import pytest
 from commands import TINY
 from paths import ROOT
 
+pytestmark = pytest.mark.system
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

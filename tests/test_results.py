@@ -54,6 +54,7 @@ def test_every_result_has_what_it_takes_to_repeat_it() -> None:
         assert all(np.ndim(values) == 2 for values in found.rows.values())
 
 
+@pytest.mark.system
 def test_a_changed_table_and_a_changed_file_are_noticed(copy: Path) -> None:
     page = copy / "RESULTS.md"
     text = page.read_text()
@@ -108,3 +109,36 @@ def test_a_page_that_asks_for_what_is_not_there_is_an_error(copy: Path) -> None:
     with (copy / "RESULTS.md").open("a") as page:
         page.write("<!-- results: nothing -->\n<!-- /results -->\n")
     assert "'nothing' names no preset" in render(copy, "--check")
+
+
+def test_few_shot_tables_tell_the_paper_and_what_is_worse(copy: Path) -> None:
+    for path in (copy / "results").glob("*.json"):
+        template = Published.load(path)
+        if template.program == "supervised":
+            path.unlink()
+    images = np.array([[20.0, 20.0], [99.0, 98.0], [99.0, 98.5], [99.0, 98.5]])
+    errors = np.full((11, 3), 2.0)
+    errors[5], errors[10] = 0.37, 0.4
+    for preset, name, values in (("omniglot-5w1s", "maml", images), ("sinusoid", "5-shot", errors)):
+        fields = {
+            **template.__dict__,
+            "program": "supervised",
+            "preset": preset,
+            "method": "maml",
+            "settings": {},
+        }
+        Published(**{**fields, "protocol": {}, "groups": (), "rows": {name: values}}).save(copy / "results")
+    for page, blocks in (("README.md", "few-shot"), ("RESULTS.md", "supervised")):
+        text = (copy / page).read_text()
+        if f"results: {blocks} " not in text:
+            text += f"<!-- results: {blocks} -->\n<!-- /results -->\n"
+        (copy / page).write_text(text)
+    assert not render(copy)
+    readme, results = ((copy / page).read_text() for page in ("README.md", "RESULTS.md"))
+    assert "| omniglot-5w1s: accuracy in percent | 3 | 98.75 ± " in readme
+    assert (
+        "| sinusoid: squared error | 1 / 5 / 10 | 2.00 ± 0.00 / 0.37 ± 0.00 / 0.40 ± 0.00 | 0.67 / 0.38 / 0.35 |"
+        in readme
+    )
+    lines = [line for line in results.splitlines() if line.startswith("| sinusoid |")]
+    assert ["▼" in line for line in lines] == [True, False, True]

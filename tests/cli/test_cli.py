@@ -107,6 +107,7 @@ def test_plot_writes_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert len(set(picture.get_flattened_data())) > 10, f"{name} is blank"
 
 
+@pytest.mark.system
 def test_interrupt_and_resume_equal_an_uninterrupted_run(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "interrupted"
     command = [sys.executable, "-m", "maml_rl", "train", "point-nav", *TINY, "--output", str(path)]
@@ -262,6 +263,7 @@ def test_resume_refuses_another_configuration(run: Path, capsys: pytest.CaptureF
     assert "seed is 9, but the run in" in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_resume_from_a_truncated_checkpoint(run: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -297,6 +299,7 @@ def test_damaged_policy_is_refused(
     assert "policy" in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_an_environment_of_the_present_folder(tmp_path: Path) -> None:
     readme = (ROOT / "docs" / "guide" / "environments.md").read_text()
     example = readme.partition("Save as `my_tasks.py`")[2].partition("```python\n")[2].partition("```")[0]
@@ -322,6 +325,7 @@ def test_an_environment_of_the_present_folder(tmp_path: Path) -> None:
     assert maml_rl(*arguments, "--env", "my_tasks:PendulumMass", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.system
 def test_what_was_computed_before_a_failure_is_kept(tmp_path: Path) -> None:
     run = tmp_path / "run"
     env = {"bad": "rewards", "after": str(2 * 3 * 10 * 2)}  # two good iterations of 2 phases x 3 tasks x 10

@@ -86,6 +86,7 @@ def test_hints_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     assert words.stdout.splitlines() == ["maml-rl", "evaluate", str(folder)]
 
 
+@pytest.mark.system
 def test_a_finished_run_says_what_is_next_and_an_interrupted_one_how_to_go_on(tmp_path: Path) -> None:
     output = tmp_path / "my 'run"
     finished = maml_rl("train", "point-nav", *TINY, "--iterations", 1, "--output", output)

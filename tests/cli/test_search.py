@@ -28,7 +28,7 @@ from maml_rl.tools.search.searched import TrialResult
 from maml_rl.tools.search.space import parse_space
 from maml_rl.tools.storage import Mirror
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 TINY = (
     *("--meta-batch-size", "3", "--episodes-per-task", "3", "--horizon", "10", "--cg-iterations", "2"),
     *("--hidden-sizes", "8"),

@@ -16,6 +16,8 @@ from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.storage import Mirror, fetched_file
 from supervised.cli import main as supervised
 
+pytestmark = pytest.mark.system
+
 Uri = Callable[[str], str]
 
 

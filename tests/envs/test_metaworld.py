@@ -270,6 +270,7 @@ def test_families_that_are_none_are_refused(mw: Any, given: dict[str, Any], mess
         make_task_env("maml_rl/MetaWorldFamilies-v0", 1, 5, given)
 
 
+@pytest.mark.system
 def test_success_is_told_by_family(mw: Any, tmp_path: Path) -> None:
     """Of reach the goal may be met by accident, of the other family never."""
     run = tmp_path / "run"
@@ -351,6 +352,7 @@ def test_presets_run_on_held_out_tasks(mw: Any, preset: str) -> None:
         env.set_task(task)
 
 
+@pytest.mark.system
 def test_train_and_evaluate(mw: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     tiny = ("--meta-batch-size", 2, "--episodes-per-task", 2, "--horizon", 10, "--cg-iterations", 2)

@@ -84,6 +84,9 @@ OTHER_VERSION = """
 import json, sys
 from ray._common.usage import usage_lib
 from ray._raylet import GcsClient
+
+pytestmark = pytest.mark.system
+
 client = GcsClient(address=sys.argv[1])
 metadata = usage_lib.get_cluster_metadata(client) | {"ray_version": "2.1.0"}
 client.internal_kv_put(b"CLUSTER_METADATA", json.dumps(metadata).encode(), True, b"cluster")

@@ -16,7 +16,7 @@ from tiny_runs import PPO, Algorithms, save_expert, tiny_algorithms, tiny_config
 from maml_rl import MAML
 from maml_rl.rllib.learner_share import LearnerShare, NonFiniteError
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 ITERATIONS = 2
 

@@ -14,7 +14,7 @@ from maml_rl.learning.adaptation import adapt_policy
 from maml_rl.learning.batch import make_samples
 from maml_rl.policies.policy import Params
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 ITERATIONS = 12
 

@@ -23,7 +23,7 @@ from maml_rl.rllib.maml import TrainingState
 from maml_rl.rllib.resources import ResourceError
 from maml_rl.tools.run_directory import CHECKPOINT
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("local_ray")]
 
 PPO = {"outer_update": "ppo", "inner_steps": 0, "minibatch_size": 40}
 

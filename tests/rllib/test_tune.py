@@ -13,7 +13,7 @@ from tiny_runs import tiny_config
 
 from maml_rl import MAML
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def search(

@@ -18,7 +18,7 @@ from maml_rl.tools.storage import Mirror
 from supervised.cli import main
 from supervised.models.model_file import load
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 TINY = ("--validate-every", 2, "--report-every", 1, "--validation-episodes", 3, "--hidden-sizes", 8)
 SPACE = ("--space", "inner_lr=loguniform(0.001,0.1)", "meta_batch_size=choice(2,5)")
 

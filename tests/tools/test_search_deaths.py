@@ -16,7 +16,7 @@ from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.search.search import MAX_DEATHS, new_search, run_search
 from maml_rl.tools.search.searched import SCORE, Result, Searched, Training
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 ITERATIONS = 3
 SEED = 2
 """Draws one of each."""
