@@ -391,7 +391,8 @@ def _print_paper(preset: str, names: list[str]) -> None:
         values = PAPER.get((preset, name))
         if values:
             texts = (f"{mean}" + ("" if width is None else f" ± {width}") for mean, width in values)
-            steps = " (5-shot, after 1 / 5 / 10 steps)" if preset == "sinusoid" else ""
+            regression = PRESETS[preset].problem == "sinusoid"
+            steps = " (5-shot, after 1 / 5 / 10 steps)" if regression else ""
             print(f"Finn et al. 2017, {name}{steps}: {' / '.join(texts)}")
 
 
