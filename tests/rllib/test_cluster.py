@@ -29,6 +29,8 @@ from maml_rl.rllib import resources
 from maml_rl.rllib.resources import env_runners_that_fit
 from maml_rl.tools.run_directory import RunDirectory
 
+pytestmark = pytest.mark.system
+
 BIN = Path(sys.executable).parent
 
 
@@ -84,9 +86,6 @@ OTHER_VERSION = """
 import json, sys
 from ray._common.usage import usage_lib
 from ray._raylet import GcsClient
-
-pytestmark = pytest.mark.system
-
 client = GcsClient(address=sys.argv[1])
 metadata = usage_lib.get_cluster_metadata(client) | {"ray_version": "2.1.0"}
 client.internal_kv_put(b"CLUSTER_METADATA", json.dumps(metadata).encode(), True, b"cluster")
