@@ -292,6 +292,7 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = f"it was begun {1 + MAX_DEATHS} times, and failed each time"
-        if cause := trial.get_error():  # a traceback, whose last line says what it is
-            error += f"; the last: {str(cause).strip().splitlines()[-1].partition('. ')[0].strip()}"
+        if told := trial.error_file:  # tracebacks, of which the last line says what it is
+            lines = Path(told).read_text().strip().splitlines()
+            error += f"; the last: {lines[-1].partition('. ')[0].strip()}"
         self._note(trial, ended=True, finished=True, score=-math.inf, error=error)

@@ -42,17 +42,28 @@ class Trial(tune.Trainable):
     """One configuration: a run directory, and a training once its rows are to be computed."""
 
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        """Note what is to be done; the run is touched when the first step is asked for.
+
+        Ray Tune may start a process for a trial, give the trial to one that has become free, and end the first: two
+        processes, of which one is never asked for anything.
+        """
+        assert shared is not None, "passed by tune.with_parameters"
+        self._stack = ExitStack()
+        self._told: tuple[dict[str, Any], Shared] | None = (config, shared)
+        self._training: Training | None = None
+        self._past: list[Result] = []
+        self._error = ""
+
+    def _ensure_begun(self) -> None:
         """Begin a run, or go on with the one that is there.
 
         What goes wrong, here and in ``step``, is the trial's result: Ray Tune would print it, but not tell it.
         """
-        assert shared is not None, "passed by tune.with_parameters"
-        self._stack = ExitStack()
-        self._training: Training | None = None
-        self._past: list[Result] = []
-        self._error = ""
+        told, self._told = self._told, None
+        if told is None:
+            return
         try:
-            self._begin(config, shared)
+            self._begin(*told)
         except Exception as error:  # whatever a configuration makes of anything raises
             self._error = one_line(error)
 
@@ -92,6 +103,7 @@ class Trial(tune.Trainable):
 
     def step(self) -> Result:
         """A result of an earlier process, or a further one."""
+        self._ensure_begun()
         if self._past:
             return self._past.pop(0)
         try:
@@ -107,8 +119,9 @@ class Trial(tune.Trainable):
         self._training.write_checkpoint(Path(checkpoint_dir) / CHECKPOINT)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        assert self._training is not None, "only what has begun goes on"
-        self._training.load_checkpoint(Path(checkpoint_dir) / CHECKPOINT)
+        self._ensure_begun()
+        if self._training is not None:  # else the next step says why
+            self._training.load_checkpoint(Path(checkpoint_dir) / CHECKPOINT)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial, without a new process."""

@@ -1,4 +1,4 @@
-"""Trials whose processes die."""
+"""Trials whose processes die, and processes that Ray Tune starts and does not use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
 from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.search.search import MAX_DEATHS, new_search, run_search
 from maml_rl.tools.search.searched import SCORE, Result, Searched, Training
+from maml_rl.tools.search.space import parse_space
+from maml_rl.tools.search.trial import Shared, Trial
 
 pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 ITERATIONS = 3
@@ -98,3 +101,16 @@ def test_a_trial_goes_on_in_another_process_but_not_for_ever(tmp_path: Path) -> 
     assert re.match(
         rf"it was begun {MAX_DEATHS + 1} times, and failed each time; the last: .*died", dead.error
     )
+
+
+def test_a_process_that_is_never_asked_for_a_step_is_in_nobodys_way(tmp_path: Path) -> None:
+    space = parse_space(["deaths=choice(0)"], Deaths.fields)
+    shared = Shared(Deaths(), space, exchanges=False, output=tmp_path)
+    trainable = tune.with_parameters(Trial, shared=shared)
+    config = {"deaths": space[0].encoded(0)}
+    given_up, asked = trainable(config), trainable(config)  # Ray Tune may start two and use one
+    assert not list(tmp_path.iterdir())
+    assert [asked.train()[SCORE] for _ in range(2)] == [1, 2]
+    given_up.stop()
+    assert asked.train()[SCORE] == 3
+    asked.stop()
