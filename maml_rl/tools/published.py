@@ -102,7 +102,7 @@ def training_of(run: RunDirectory) -> dict[str, Any]:
     rows = run.progress() if run.has_progress else []
     return {
         "iterations": int(rows[-1]["iteration"]) if rows else 0,
-        "seconds": round(sum(row.get("seconds_total", 0.0) for row in rows), 1),
+        "seconds": round(_seconds(rows), 1),
         **(
             {"env_steps": int(sum(row["env_steps"] for row in rows))}
             if rows and "env_steps" in rows[0]
@@ -116,6 +116,13 @@ def training_of(run: RunDirectory) -> dict[str, Any]:
 def evaluation_now(**protocol: Any) -> dict[str, Any]:
     """How something is measured, and where: here and now."""
     return {**protocol, **provenance()}
+
+
+def _seconds(rows: Sequence[Mapping[str, float]]) -> float:
+    """Of all iterations: a row tells those of its own, or the mean of those since the row before (supervised)."""
+    ends = [row["iteration"] for row in rows]
+    each = [row.get("seconds_total", row.get("seconds", 0.0)) for row in rows]
+    return sum(s * (end - start) for s, start, end in zip(each, [0, *ends], ends, strict=False))
 
 
 def _curve(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -92,6 +92,13 @@ def test_training_is_told_from_the_log(tmp_path: Path) -> None:
     assert "seconds_total" not in curve
 
 
+def test_rows_of_several_iterations_tell_seconds_of_one(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {"config": {}})
+    for iteration, seconds in ((10, 0.5), (15, 2.0)):
+        run.append_progress({"iteration": iteration, "query_loss": 1.0, "seconds": seconds})
+    assert training_of(run)["seconds"] == 10 * 0.5 + 5 * 2.0
+
+
 def test_a_run_without_iterations_has_no_curve(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", {"config": {}})
     told = training_of(run)
