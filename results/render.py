@@ -231,7 +231,7 @@ def _few_shot(results: Sequence[Published]) -> Iterator[str]:
     for r in results:
         found = [entry for entry in _entries(r) if r.method == "maml" and entry.paper is not None]
         if found:
-            measure = "squared error" if r.preset.startswith("sinusoid") else "accuracy in percent"
+            measure = "squared error" if found[0].is_regression else "accuracy in percent"
             paper = [with_interval(*entry.paper, 2) for entry in found if entry.paper]
             ours = [with_interval(entry.mean, entry.interval, 2) for entry in found]
             columns = [str(entry.steps) for entry in found], ours, paper

@@ -35,11 +35,16 @@ class Entry:
     paper: tuple[float, float | None] | None
 
     @property
+    def is_regression(self) -> bool:
+        """Whether the number is an error, of which less is better."""
+        return PRESETS[self.preset].problem == "sinusoid"
+
+    @property
     def is_worse(self) -> bool:
         """Whether the mean is worse than the paper's."""
         if self.paper is None:
             return False
-        sign = -1 if PRESETS[self.preset].problem == "sinusoid" else 1
+        sign = -1 if self.is_regression else 1
         return sign * (self.mean - self.paper[0]) < 0
 
 
@@ -78,7 +83,7 @@ def markdown(table: Sequence[Entry]) -> str:
     """A line per entry; ▼ marks what is worse than in the paper."""
     lines = ["| preset | method | gradient steps | measured | paper |", "|---|---|---|---|---|"]
     for entry in table:
-        digits = 3 if PRESETS[entry.preset].problem == "sinusoid" else 2
+        digits = 3 if entry.is_regression else 2
         measured = with_interval(entry.mean, entry.interval, digits) + (" ▼" if entry.is_worse else "")
         paper = "" if entry.paper is None else with_interval(*entry.paper, 2)
         lines.append(f"| {entry.preset} | {entry.name} | {entry.steps} | {measured} | {paper} |")
