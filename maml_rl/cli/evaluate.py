@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         run: a run directory; with --pretrained, the preset whose shipped policy is meant, or an exported folder.
-        steps: gradient steps; 3 unless given, or 0 for a policy that is not adapted (oracle).
+        steps: gradient steps; 3 unless given, or 0 for a policy that is not adapted (oracle, RL2).
         inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
         episodes: episodes per task and step; by default as in the paper's protocol for the preset.
         tasks: number of held-out tasks, drawn with --seed; by default the paper's own 40 tasks.

@@ -44,7 +44,7 @@ def video(
     run: Positional[str],
     *,
     task: tuple[float, ...] | None = None,
-    steps: int = 1,
+    steps: int | None = None,
     inner_lr: float | None = None,
     output: str | None = None,
     seed: int = 0,
@@ -57,10 +57,12 @@ def video(
 ) -> None:
     """Film a policy before and after adaptation to a task, side by side. Needs no display.
 
+    Of RL2 the first and the last episode of a trial are shown, of an oracle one episode.
+
     Args:
         run: a run directory; with --pretrained, the preset whose shipped policy is meant, or an exported folder.
         task: the task's numbers; by default those of the first held-out task.
-        steps: gradient steps.
+        steps: gradient steps; 1 unless given, or 0 for a policy that is not adapted (oracle, RL2).
         inner_lr: step size of the first gradient step, of which later ones take half; by default the run's.
         output: an .mp4 or .gif file; by default video.mp4 in the run directory, or PRESET.mp4.
         seed: of the rollouts and the initial state.
@@ -74,6 +76,7 @@ def video(
     from rich.console import Console
 
     from maml_rl.experiments.held_out import HeldOut
+    from maml_rl.experiments.methods import METHODS
     from maml_rl.experiments.run import Run, policy_of_others
     from maml_rl.tools.progress import counting_display
     from maml_rl.tools.storage import writable_file
@@ -81,14 +84,14 @@ def video(
 
     folder = None if pretrained else Run.open(run)
     loaded = folder.policy(policy) if folder else policy_of_others(run)
+    if steps is None:
+        steps = 1 if METHODS[loaded.info["method"]].adapts else 0
     held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env, module=module)
     place = output or (folder.shown("video.mp4") if folder else f"{Path(run)}.mp4")
     with counting_display(Console(stderr=True)) as show, writable_file(place) as file:
         made = make_video(held_out, file, task=task, fps=fps, size=size, show=show)
-    print(
-        f"{place}: {made.frames} frames at {made.fps:g}/s, "
-        f"return {made.return_before:.2f} before and {made.return_after:.2f} after adaptation"
-    )
+    told = ", ".join(f"{value:.2f} {caption}" for caption, value in made.returns.items())
+    print(f"{place}: {made.frames} frames at {made.fps:g}/s, return {told}")
 
 
 def report(runs: Positional[tuple[str, ...]], *, output: str | None = None) -> None:

@@ -140,6 +140,11 @@ class TaskVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """``[num_envs]``, the episode of each copy's trial that its last step belonged to."""
         return np.zeros(self.num_envs, np.int64)
 
+    @property
+    def running_episodes(self) -> np.ndarray:
+        """``[num_envs]``, the episode of each copy's trial that its next step belongs to."""
+        return np.zeros(self.num_envs, np.int64)
+
     def describe_task(self) -> str:
         """The present task in a few words, for captions."""
         return f"task {self._task}"

@@ -54,6 +54,10 @@ class TrialEnv(WrappedEnv):
         return self._last
 
     @property
+    def running_episodes(self) -> np.ndarray:
+        return self._running
+
+    @property
     def infos(self) -> Sequence[dict[str, Any]]:
         return self._infos
 

@@ -190,14 +190,13 @@ def run_section(run: Run, identifier: str, page_folder: Path) -> Section:
 
 def _notes(run: Run, has_policy: bool, has_video: bool) -> list[Note]:
     """What the run lacks, each with the command that makes it."""
-    description = run.description()
     if not has_policy:
         command = f"maml-rl train --resume {run.place}"
         return [Note("No policy, tables and curves yet: the run has not finished an iteration.", command)]
     notes = []
     if run.adaptation() is None:
         notes.append(Note("No adaptation table and curve yet:", f"maml-rl evaluate {run.place}"))
-    if not has_video and METHODS[description["method"]].adapts:
+    if not has_video:
         notes.append(Note("No video yet:", f"maml-rl video {run.place}"))
     return notes
 
@@ -221,7 +220,8 @@ def _caption(stem: str) -> str:
 
 
 def _video(run: Run, file: Path, page_folder: Path) -> Media:
-    caption = f"{file.name}: the policy before (left) and after adaptation (right)"
+    adapts = METHODS[run.description()["method"]].adapts
+    caption = f"{file.name}: the policy" + (" before (left) and after adaptation (right)" if adapts else "")
     if file.stat().st_size > MAX_EMBEDDED:
         at_uri = isinstance(run.place, str)
         return Media(

@@ -1,4 +1,7 @@
-"""A policy before and after adaptation, side by side, as MP4 or GIF; needs no display."""
+"""A policy before and after adaptation, side by side, as MP4 or GIF; needs no display.
+
+One that remembers is shown in the first and in the last episode of a trial, one that does neither in an episode.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from maml_rl.envs.rollout import Phase, State, rollout, stream
 from maml_rl.envs.spaces import misfit
 from maml_rl.experiments.evaluation import adaptation
 from maml_rl.experiments.held_out import HeldOut
+from maml_rl.experiments.methods import METHODS
 from maml_rl.learning.meta_learner import Params
 from maml_rl.policies.normalizer import Normalizer
 from maml_rl.policies.policy import Policy
@@ -54,6 +58,11 @@ class Episode:
         """What a frame of the video shows; after the episode's end its last picture."""
         return self.pictures[min(frame, len(self.pictures) - 1)]
 
+    @property
+    def frames(self) -> int:
+        """Until all steps are taken."""
+        return 1 + math.ceil(len(self.rewards) / self.stride)
+
     def steps(self, frame: int) -> int:
         """Steps taken by a frame."""
         return min(frame * self.stride, len(self.rewards))
@@ -65,13 +74,12 @@ class Episode:
 
 @dataclass(frozen=True)
 class Video:
-    """What ``make_video`` wrote: the file, its frames and rate, and the return of each of the two episodes."""
+    """What ``make_video`` wrote: the file, its frames and rate, and the return of each episode by its caption."""
 
     path: Path
     frames: int
     fps: float
-    return_before: float
-    return_after: float
+    returns: Mapping[str, float]
 
 
 def make_video(
@@ -85,7 +93,8 @@ def make_video(
 ) -> Video:
     """Adapt to a task as the evaluation does, film one episode before and one after, and write the video.
 
-    Both episodes start from the same state and see the same noise. The file appears whole or not at all.
+    Both episodes start from the same state and see the same noise. Of a policy that is not adapted a trial is
+    filmed, and its first and last episode shown. The file appears whole or not at all.
 
     Args:
         held_out: policy, number of gradient steps, seed.
@@ -101,7 +110,7 @@ def make_video(
     wanted_backend()  # MuJoCo refuses what it does not know as soon as it is imported
     check_output(output, tuple(MAX_FPS))
     protocol, name = held_out.protocol, held_out.info["env"]
-    if protocol.steps < 1 or protocol.seed < 0:
+    if protocol.steps < METHODS[held_out.info["method"]].adapts or protocol.seed < 0:
         raise VideoError(f"steps is {protocol.steps}, seed is {protocol.seed}; they must be at least 1 and 0")
     with closing(_camera_env(held_out, size)) as camera:
         chosen = held_out.tasks[0] if task is None else task_from_numbers(camera, task, name)
@@ -110,43 +119,53 @@ def make_video(
         camera.reset(seed=protocol.seed)
         camera.render()  # what keeps it from being rendered shows here
         header = f"{name.rpartition('/')[2]}: {camera.describe_task()}"
-        before, after = _film_both(held_out, camera, chosen, stride, show)
-    frames = max(len(before.pictures), len(after.pictures))
-    pictures = side_by_side(before, after, header, protocol.steps)
-    write_video(_counted(pictures, frames, show), output, fps)
-    return Video(output, frames, fps, float(before.rewards.sum()), float(after.rewards.sum()))
+        episodes = _film(held_out, camera, chosen, stride, show)
+    frames = max(episode.frames for episode in episodes.values())
+    write_video(_counted(side_by_side(episodes, header), frames, show), output, fps)
+    returns = {caption: float(episode.rewards.sum()) for caption, episode in episodes.items()}
+    return Video(output, frames, fps, returns)
 
 
-def _film_both(
+def _film(
     held_out: HeldOut,
     camera: TaskVectorEnv,
     task: Any,
     stride: int,
     show: Show,
-) -> tuple[Episode, Episode]:
-    """The episodes before and after adaptation to ``task``."""
+) -> dict[str, Episode]:
+    """By caption the episodes that are shown."""
     protocol = held_out.protocol
-    with closing(held_out.make_env()) as env:
-        params: list[Params] = []
-        for stacked, (trajectories,), *_ in adaptation(env, protocol, [task]):
-            if fault := trajectories.fault():
-                raise VideoError(f"adaptation diverged after {len(params)} gradient step(s): {fault}")
-            params.append(stacked)
-            show("adapting", len(params), protocol.steps + 1)
 
-    def film(stacked: Params, when: str) -> Episode:
+    def film(stacked: Params, what: str) -> dict[int, Episode]:
         def on_step(step: int) -> None:
-            show(f"filming {when} adaptation", step, camera.max_episode_steps)
+            show(what, step, camera.max_episode_steps)
 
         seed = stream(protocol.seed, Phase.VIDEO)
         policy = {name: value[0].detach().numpy() for name, value in stacked.items()}
         limit_s = protocol.sample_timeout_s
         with time_limit(limit_s, f"filming took longer than sample_timeout_s={limit_s:g} s"):
-            return film_episode(
+            return film_episodes(
                 camera, task, protocol.spec, policy, seed, stride, on_step, protocol.normalizer
             )
 
-    return film(params[0], "before"), film(params[-1], "after")
+    if protocol.steps == 0:
+        episodes = film(protocol.initial_params(0, 1)[0], "filming")
+        if len(episodes) == 1:
+            return {"without adaptation": episodes[0]}
+        return {f"in episode {number + 1}": episode for number, episode in episodes.items()}
+
+    after = f"after {protocol.steps} gradient step{'s' if protocol.steps > 1 else ''}"
+    params: list[Params] = []
+    with closing(held_out.make_env()) as env:
+        for stacked, (trajectories,), *_ in adaptation(env, protocol, [task]):
+            if fault := trajectories.fault():
+                raise VideoError(f"adaptation diverged after {len(params)} gradient step(s): {fault}")
+            params.append(stacked)
+            show("adapting", len(params), protocol.steps + 1)
+    return {
+        "before adaptation": film(params[0], "filming before adaptation")[0],
+        after: film(params[-1], "filming after adaptation")[0],
+    }
 
 
 def _camera_env(held_out: HeldOut, size: tuple[int, int] | None) -> TaskVectorEnv:
@@ -199,7 +218,7 @@ def frame_rate(real_time: float, fps: float | None, suffix: str) -> tuple[int, f
 # --- pictures
 
 
-def film_episode(
+def film_episodes(
     env: TaskVectorEnv,
     task: Any,
     spec: Policy,
@@ -208,41 +227,55 @@ def film_episode(
     stride: int = 1,
     on_step: Callable[[int], None] = lambda step: None,
     normalizer: Normalizer | None = None,
-) -> Episode:
-    """One episode of the environment's first copy, with a picture of every ``stride``-th state and the last."""
-    pictures: list[np.ndarray] = []
+) -> dict[int, Episode]:
+    """An episode of the environment's first copy, by its number 0; of a trial the first one and the last.
 
-    def take() -> None:
+    There is a picture of every ``stride``-th state and of the last; where a trial goes on there is no last one, but
+    the first of the next episode.
+    """
+    last = env.trial_episodes - 1
+    pictures: dict[int, list[np.ndarray]] = {0: [], last: []}
+    begun = dict.fromkeys(pictures, 0)
+    numbers: list[int] = []  # of the episode of each step
+
+    def take(number: int) -> None:
         frames: Any = env.render()
-        pictures.append(frames[0])
+        pictures[number].append(frames[0])
 
     def on_state(state: State) -> None:
-        if state.steps % stride == 0:
-            take()
+        if state.steps:
+            numbers.append(int(env.episode_numbers[0]))
+        number = min(int(env.running_episodes[0]), last)
+        if number in pictures:
+            if not pictures[number]:
+                begun[number] = state.steps
+            if (state.steps - begun[number]) % stride == 0:
+                take(number)
         on_step(state.steps)
 
     trajectories = rollout(env, task, spec, params, seed, on_state, normalizer=normalizer)
     length = int(trajectories.lengths[0])
-    if length % stride:
-        take()
-    return Episode(pictures, trajectories.rewards[0, :length], stride)
+    if (length - begun[last]) % stride:
+        take(last)
+    rewards, of_step = trajectories.rewards[0, :length], np.array(numbers)
+    return {number: Episode(pictures[number], rewards[of_step == number], stride) for number in pictures}
 
 
-def side_by_side(before: Episode, after: Episode, header: str, steps: int) -> Iterator[Image.Image]:
-    """The video's frames: both episodes' pictures with captions. Width and height are even, as H.264 needs."""
-    height, width, _ = before.pictures[0].shape
+def side_by_side(episodes: Mapping[str, Episode], header: str) -> Iterator[Image.Image]:
+    """The video's frames: the episodes' pictures with captions. Width and height are even, as H.264 needs."""
+    height, width, _ = next(iter(episodes.values())).pictures[0].shape
     font_size = max(11, width // 28)
     font, line = ImageFont.load_default(font_size), round(1.4 * font_size)
-    size = (2 * width + _GAP, height + 3 * line + line // 2)
-    titles = ("before adaptation", f"after {steps} gradient step{'s' if steps > 1 else ''}")
-    for frame in range(max(len(before.pictures), len(after.pictures))):
+    size = (len(episodes) * (width + _GAP) - _GAP, height + 3 * line + line // 2)
+    for frame in range(max(episode.frames for episode in episodes.values())):
         image = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), "white")
         draw = ImageDraw.Draw(image)
         draw.text((_GAP, line // 8), header, fill="black", font=font)
-        for episode, title, left in zip((before, after), titles, (0, width + _GAP), strict=True):
+        for place, (caption, episode) in enumerate(episodes.items()):
+            left = place * (width + _GAP)
             image.paste(Image.fromarray(episode.picture(frame)), (left, line + line // 4))
             numbers = f"step {episode.steps(frame)}, return {episode.return_at(frame):.1f}"
-            text = f"{title}\n{numbers}"
+            text = f"{caption}\n{numbers}"
             draw.multiline_text((left + _GAP, height + line * 1.25), text, fill="black", font=font)
         yield image
 

@@ -20,7 +20,7 @@ from maml_rl.experiments.evaluation import evaluate
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy_file import PolicyFile
-from maml_rl.views.video import film_episode
+from maml_rl.views.video import film_episodes
 
 ITERATIONS, INNER_STEPS = 2, 2
 
@@ -119,7 +119,7 @@ def measured(seed: int, method: str = "maml", trained_with: int = 0) -> Record:
         evaluate(held_out.make_env(), held_out.protocol, held_out.tasks)
         camera = make_task_env("maml_rl/PointNav-v0", 1, 3, render_mode="rgb_array")
         params = {name: value.numpy() for name, value in policy.params.items()}
-        film_episode(camera, held_out.tasks[0], spec, params, stream(seed, Phase.VIDEO))
+        film_episodes(camera, held_out.tasks[0], spec, params, stream(seed, Phase.VIDEO))
     return record
 
 

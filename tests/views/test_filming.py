@@ -10,10 +10,10 @@ from run_helpers import HORIZON, make_run
 from video_helpers import SIZE, needs_opengl
 
 from maml_rl.envs import make_task_env
-from maml_rl.envs.rollout import rollout, stream
+from maml_rl.envs.rollout import Phase, rollout, stream
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.run import Run
-from maml_rl.views.video import Episode, VideoError, film_episode, frame_rate
+from maml_rl.views.video import Episode, VideoError, film_episodes, frame_rate, make_video
 
 FAMILIES = ("point-nav", "half-cheetah-vel", "ant-dir")
 
@@ -44,7 +44,7 @@ def film(preset: str, folder: Path, params_seed: int = 1, seed: int = 0, stride:
     env.render_size = SIZE
     params = {name: value.numpy() for name, value in spec.init_params(params_seed).items()}
     try:
-        return film_episode(env, held_out.tasks[0], spec, params, stream(seed), stride)
+        return film_episodes(env, held_out.tasks[0], spec, params, stream(seed), stride)[0]
     finally:
         env.close()
 
@@ -88,6 +88,43 @@ def test_a_stride_leaves_out_pictures_but_never_the_last(tmp_path: Path) -> None
     every, fifth = film("point-nav", tmp_path), film("point-nav", tmp_path, stride=5)
     assert [fifth.steps(k) for k in range(4)] == [0, 5, 10, 12]
     np.testing.assert_array_equal(fifth.pictures, [every.pictures[k] for k in (0, 5, 10, 12)])
+
+
+@pytest.mark.parametrize("stride", [1, 5])
+def test_of_a_trial_the_first_and_the_last_episode_are_shown(stride: int, tmp_path: Path) -> None:
+    """Each begins with its own first state; the first one's end is not seen, since the next has begun there."""
+    run = make_run(tmp_path / "run", method="rl2")
+    held_out = HeldOut(run.policy("best"))
+    info, spec = held_out.info, held_out.protocol.spec
+    env = make_task_env(info["env"], 1, HORIZON, {"trial_episodes": 3}, render_mode="rgb_array")
+    env.render_size = SIZE
+    params = {name: value.numpy() for name, value in spec.init_params(1).items()}
+    unseen = rollout(env, held_out.tasks[0], spec, params, stream(0)).rewards[0]
+    shown = film_episodes(env, held_out.tasks[0], spec, params, stream(0), stride)
+    assert list(shown) == [0, 2]
+    np.testing.assert_array_equal(shown[0].rewards, unseen[:HORIZON])
+    np.testing.assert_array_equal(shown[2].rewards, unseen[2 * HORIZON :])
+    pictures = {number: len(episode.pictures) for number, episode in shown.items()}
+    of_episode = -(-HORIZON // stride)
+    assert pictures == {0: of_episode, 2: of_episode + 1}
+    np.testing.assert_array_equal(shown[0].pictures[0], shown[2].pictures[0])  # where every episode starts
+    assert (shown[0].pictures[1] != shown[2].pictures[1]).any()
+    assert shown[0].frames == shown[2].frames == of_episode + 1
+    env.close()
+
+
+def test_the_shown_episodes_of_a_trial_have_the_returns_that_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", method="rl2")
+    held_out = HeldOut(run.policy("best"), seed=3)
+    made = make_video(held_out, tmp_path / "a.gif", size=SIZE)
+    params = {name: value.numpy() for name, value in run.policy("best").params.items()}
+    seed = stream(3, Phase.VIDEO)
+    env = make_task_env("maml_rl/PointNav-v0", 1, HORIZON, held_out.info["env_config"])
+    rewards = rollout(env, held_out.tasks[0], held_out.protocol.spec, params, seed).rewards[0]
+    assert made.returns == {
+        "in episode 1": pytest.approx(rewards[:HORIZON].sum()),
+        "in episode 2": pytest.approx(rewards[HORIZON:].sum()),
+    }
 
 
 def test_captions_count_what_is_shown() -> None:

@@ -76,6 +76,33 @@ def test_gif(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert path.read_bytes() != first
 
 
+@pytest.mark.parametrize(
+    ("method", "told", "pictures"),
+    [
+        ("oracle", r"return \S+ without adaptation", 1),
+        ("rl2", r"return \S+ in episode 1, \S+ in episode 2", 2),
+    ],
+)
+def test_a_policy_that_is_not_adapted(
+    method: str, told: str, pictures: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", method=method)
+    assert main(["report", str(run.path)]) == 0
+    assert "No video yet" in (run.path / "report.html").read_text()
+    assert main(["video", str(run.path), "--size", "64", "64"]) == 0
+    assert re.search(rf"{HORIZON + 1} frames at 20/s, {told}$", capsys.readouterr().out, re.MULTILINE)
+    _, frames = read_mp4(run.path / "video.mp4")
+    assert frames.shape[2] == pictures * 64 + (pictures - 1) * 8
+    assert len(frames) == HORIZON + 1
+    for place in range(pictures):
+        picture = frames[:, 20:70, place * 72 : place * 72 + 64].astype(int)
+        assert np.abs(picture[0] - picture[-1]).max() > 20  # it moves
+    assert main(["report", str(run.path)]) == 0
+    page = (run.path / "report.html").read_text()
+    assert "No video yet" not in page
+    assert "after adaptation (right)" not in page
+
+
 @needs_opengl
 def test_a_robot(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "half-cheetah-dir", horizon=4)
@@ -113,8 +140,10 @@ def test_returns_are_those_of_the_evaluation_protocol(run: Run, tmp_path: Path) 
     policy = run.policy("best")
     moved = make_video(HeldOut(policy, steps=1), tmp_path / "a.gif", size=SIZE)
     still = make_video(HeldOut(policy, steps=1, inner_lr=1e-12), tmp_path / "b.gif", size=SIZE)
-    assert still.return_before == pytest.approx(still.return_after, rel=1e-6)
-    assert moved.return_before == still.return_before != pytest.approx(moved.return_after, rel=1e-3)
+    assert list(moved.returns) == ["before adaptation", "after 1 gradient step"]
+    (before, after), (moved_before, moved_after) = still.returns.values(), moved.returns.values()
+    assert before == pytest.approx(after, rel=1e-6)
+    assert moved_before == before != pytest.approx(moved_after, rel=1e-3)
 
 
 def test_each_part_of_the_work_is_counted_to_its_end(run: Run, tmp_path: Path) -> None:

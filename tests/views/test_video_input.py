@@ -59,9 +59,11 @@ def test_wrong_input(
     assert sorted(run.path.iterdir()) == before
 
 
-def test_a_policy_that_is_not_adapted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_that_is_not_adapted_takes_no_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path / "run", method="oracle")
-    assert main(["video", str(run.path)]) == 2
+    assert main(["video", str(run.path), "--steps", "1"]) == 2
     assert "a policy of method 'oracle' is not adapted" in capsys.readouterr().err
 
 
