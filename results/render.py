@@ -153,6 +153,7 @@ def _table(
     digits: int,
     scale: float = 1,
 ) -> Iterator[str]:
+    """Columns are gradient steps; RL2 has episodes of a trial that came before in their place."""
     steps = max(len(r.rows[measure]) for members in kinds for r in members)
     head = [*map(str, range(steps))]
     yield "| | seeds | million steps | hours | after " + " | ".join(head) + " |"
@@ -168,7 +169,8 @@ def _table(
             for k in range(scores.shape[1])
         ]
         length = [_per_run(members, "env_steps", 1e6), _per_run(members, "seconds", 3600)]
-        yield "| " + " | ".join([_title(first), str(len(members)), *length, *cells]) + " |"
+        title = _title(first) + (": after episodes of a trial" if first.method == RL2 else "")
+        yield "| " + " | ".join([title, str(len(members)), *length, *cells]) + " |"
         if len(members) > 1:
             iqm = [with_bootstrap(scores[:, k], interquartile_mean, digits) for k in range(scores.shape[1])]
             yield "| " + " | ".join(["&nbsp; IQM", "", "", "", *iqm]) + " |"

@@ -111,6 +111,29 @@ def test_a_page_that_asks_for_what_is_not_there_is_an_error(copy: Path) -> None:
     assert "'nothing' names no preset" in render(copy, "--check")
 
 
+def test_of_rl2_episodes_of_a_trial_are_told(copy: Path) -> None:
+    """Before adaptation is the first, after it the last; columns of gradient steps hold the episodes before."""
+    template = Published.load(copy / "results" / "metaworld-ml10.maml.seed0.json")
+    tasks = len(template.groups)
+    rows = {
+        "return": np.arange(5.0)[:, None].repeat(tasks, 1),
+        "success_rate": np.array([0.1, 0.2, 0.3, 0.4, 0.5])[:, None].repeat(tasks, 1),
+    }
+    assert template.rows.keys() >= rows.keys()
+    for path in (copy / "results").glob("*.rl2.*"):
+        path.unlink()
+    Published(**{**template.__dict__, "method": "rl2", "rows": rows}).save(copy / "results")
+    assert not render(copy)
+    readme, results = ((copy / page).read_text().splitlines() for page in ("README.md", "RESULTS.md"))
+    (row,) = [line for line in readme if line.startswith("| metaworld-ml10, rl2 |")]
+    assert "| 10.0 ± 0.0 | 50.0 ± 0.0 |" in row
+    returns, success = [line for line in results if line.startswith("| rl2: after episodes of a trial |")]
+    cells = " | ".join(f"{k}.00 ± 0.00" for k in range(5))
+    assert returns.endswith(f"| {cells} |")
+    assert success.endswith("| 10.0 ± 0.0 | 20.0 ± 0.0 | 30.0 ± 0.0 | 40.0 ± 0.0 | 50.0 ± 0.0 |")
+    assert "| rl2 | 10 -> 50 | 10 -> 50 | 10 -> 50 | 10 -> 50 | 10 -> 50 |" in results
+
+
 def test_few_shot_tables_tell_the_paper_and_what_is_worse(copy: Path) -> None:
     for path in (copy / "results").glob("*.json"):
         template = Published.load(path)
