@@ -26,6 +26,7 @@ from maml_rl.experiments.presets import EXPERIMENTS, Return
 from maml_rl.tools.intervals import interquartile_mean, interval_95, mean, with_bootstrap, with_interval
 from maml_rl.tools.published import Published
 from maml_rl.views.plots import Panel, adaptation_curves, learning_curves
+from supervised.experiments.presets import PRESETS as SUPERVISED
 from supervised.views.tables import Entry, entries, markdown
 
 HERE = Path(__file__).parent
@@ -41,6 +42,7 @@ PUBLISHED_SUCCESS = {  # Yu et al. 2019, arXiv 1910.10897v2: Table 1 and the tex
 SHIPPED = "policy shipped"
 SUCCESS = "success_rate"
 WORSE = " ▼"
+OUR_SINUSOID = "sinusoid-best"
 
 
 def load_all(folder: Path = HERE) -> list[Published]:
@@ -59,7 +61,8 @@ def block(name: str, results: Sequence[Published]) -> str:
         return "\n".join(_success(results))
     if name in ("supervised", "few-shot"):
         lines = _supervised if name == "supervised" else _few_shot
-        return "\n".join(lines([r for r in results if r.program == "supervised"]))
+        of_program = [r for r in results if r.program == "supervised"]
+        return "\n".join(lines(sorted(of_program, key=lambda r: list(SUPERVISED).index(r.preset))))
     of_preset = [r for r in results if r.program == "maml-rl" and r.preset == name]
     if not of_preset:
         raise SystemExit(f"results: {name!r} names no preset that there are results of")
@@ -227,16 +230,17 @@ def _supervised(results: Sequence[Published]) -> Iterator[str]:
 
 
 def _few_shot(results: Sequence[Published]) -> Iterator[str]:
-    """What MAML came to, a line per run."""
+    """What MAML came to, and the preset that is not the paper's: a line per run."""
     yield "| | after gradient steps | maml_rl | published |"
     yield "|---|---|---|---|"
     for r in results:
-        found = [entry for entry in _entries(r) if r.method == "maml" and entry.paper is not None]
+        ours = r.preset == OUR_SINUSOID
+        found = [entry for entry in _entries(r) if ours or (r.method == "maml" and entry.paper)]
         if found:
             measure = "squared error" if found[0].is_regression else "accuracy in percent"
             paper = [with_interval(*entry.paper, 2) for entry in found if entry.paper]
-            ours = [with_interval(entry.mean, entry.interval, 2) for entry in found]
-            columns = [str(entry.steps) for entry in found], ours, paper
+            measured = [with_interval(entry.mean, entry.interval, 2) for entry in found]
+            columns = [str(entry.steps) for entry in found], measured, paper
             yield f"| {r.preset}: {measure} | " + " | ".join(" / ".join(cells) for cells in columns) + " |"
 
 
