@@ -186,7 +186,7 @@ class AdaptationStep(NamedTuple):
 
     Attributes:
         params: stacked over tasks.
-        trajectories: each task's episodes with them.
+        trajectories: each task's episodes with them; those that are adapted to, where these are not what is measured.
         returns: of each task; of trials, of each of its episodes.
         infos: likewise means of what ``info`` told.
     """
@@ -226,7 +226,8 @@ def adaptation(
                 measured = play(*measures.observers, deterministic=protocol.deterministic)
                 returns.append(measures.returns(measured))
                 infos.append(measures.infos or [{}] * env.trial_episodes)
-                trajectories.append(play() if protocol.deterministic else measured)
+                sampled_too = protocol.deterministic and step < protocol.steps
+                trajectories.append(play() if sampled_too else measured)
         yield AdaptationStep(params, trajectories, returns, infos)
         if step < protocol.steps:
             samples = make_samples(

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from maml_rl.envs import make_task_env
+from maml_rl.envs.rollout import rollout
 from maml_rl.experiments import evaluation
 from maml_rl.experiments.evaluation import AdaptationResult, Protocol, adaptation, evaluate, markdown_table
 from maml_rl.experiments.parallel_evaluation import evaluate_in_parallel
@@ -234,6 +235,22 @@ def test_mean_actions_are_measured_and_sampled_ones_adapted_to() -> None:
             np.testing.assert_array_equal(value, mean[name])
     sampled_returns, mean_returns = run(goals(3)).returns, run(goals(3), deterministic=True).returns
     assert (sampled_returns != mean_returns).all()
+
+
+@pytest.mark.parametrize(("steps", "rollouts"), [(0, 1), (1, 3), (3, 7)])
+def test_nothing_is_sampled_that_nobody_adapts_to(
+    steps: int, rollouts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        played.append(options.get("deterministic", False))
+        return rollout(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "rollout", counted)
+    run(goals(1), steps=steps, deterministic=True)
+    assert len(played) == rollouts
+    assert sum(played) == steps + 1
 
 
 def test_results_of_groups_are_those_of_their_tasks() -> None:
