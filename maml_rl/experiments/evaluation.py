@@ -186,7 +186,7 @@ class AdaptationStep(NamedTuple):
 
     Attributes:
         params: stacked over tasks.
-        trajectories: each task's episodes with them; those that are adapted to, where these are not what is measured.
+        trajectories: each task's episodes with them; those that are adapted to, if others are measured.
         returns: of each task; of trials, of each of its episodes.
         infos: likewise means of what ``info`` told.
     """
