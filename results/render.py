@@ -96,8 +96,10 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
         scores = np.stack([r.rows["return"] for r in members])
         seeds = "shipped policy" if SHIPPED in _title(members[0]) else f"{len(members)} seeds"
         guided = "" if members[0].method == "maml" else f", {members[0].method}"
-        yield f"| {preset}{guided}: {seeds} | " + " | ".join(_means(scores, steps)) + " |"
-        yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(EXPERIMENTS[preset].paper["maml"])) + " |"
+        paper = EXPERIMENTS[preset].paper["maml"]
+        cells = [cell + _mark(scores[:, k], paper[k : k + 1]) for k, cell in enumerate(_means(scores, steps))]
+        yield f"| {preset}{guided}: {seeds} | " + " | ".join(cells) + " |"
+        yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(paper)) + " |"
 
 
 def _success(results: Sequence[Published]) -> Iterator[str]:
@@ -167,8 +169,7 @@ def _table(
         paper = papers(first.method)
         scores = scale * np.stack([r.rows[measure] for r in members])  # runs, steps, tasks
         cells = [
-            _mean(scores[:, k], digits)
-            + (WORSE if k < len(paper) and scores[:, k].mean() < paper[k][0] else "")
+            _mean(scores[:, k], digits) + _mark(scores[:, k], paper[k : k + 1])
             for k in range(scores.shape[1])
         ]
         length = [_per_run(members, "env_steps", 1e6), _per_run(members, "seconds", 3600)]
@@ -180,6 +181,11 @@ def _table(
         if paper and first.method not in shown:
             shown.add(first.method)
             yield "| " + " | ".join([f"&nbsp; paper's {first.method}", "", "", "", *_told(paper)]) + " |"
+
+
+def _mark(scores: np.ndarray, paper: Sequence[Return]) -> str:
+    """Whether a mean is worse than the paper's, if that has one."""
+    return WORSE if paper and scores.mean() < paper[0][0] else ""
 
 
 def _told(paper: Sequence[Return]) -> list[str]:
@@ -239,7 +245,10 @@ def _few_shot(results: Sequence[Published]) -> Iterator[str]:
         if found:
             measure = "squared error" if found[0].is_regression else "accuracy in percent"
             paper = [with_interval(*entry.paper, 2) for entry in found if entry.paper]
-            measured = [with_interval(entry.mean, entry.interval, 2) for entry in found]
+            measured = [
+                with_interval(entry.mean, entry.interval, 2) + (WORSE if entry.is_worse else "")
+                for entry in found
+            ]
             columns = [str(entry.steps) for entry in found], measured, paper
             yield f"| {r.preset}: {measure} | " + " | ".join(" / ".join(cells) for cells in columns) + " |"
 
