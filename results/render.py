@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,7 +97,8 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
         seeds = "shipped policy" if SHIPPED in _title(members[0]) else f"{len(members)} seeds"
         guided = "" if members[0].method == "maml" else f", {members[0].method}"
         paper = EXPERIMENTS[preset].paper["maml"]
-        cells = [cell + _mark(scores[:, k], paper[k : k + 1]) for k, cell in enumerate(_means(scores, steps))]
+        marks = [_mark(scores[:, k], paper[k : k + 1]) for k in range(scores.shape[1])]
+        cells = [cell + mark for cell, mark in zip_longest(_means(scores, steps), marks, fillvalue="")]
         yield f"| {preset}{guided}: {seeds} | " + " | ".join(cells) + " |"
         yield "| &nbsp; Finn et al. 2017 | " + " | ".join(_told(paper)) + " |"
 
