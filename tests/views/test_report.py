@@ -232,6 +232,9 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     assert page.text("code") == [f"maml-rl train --resume {new.path}"]
     page = report(trained, output=tmp_path / "trained.html")
     assert page.text("code") == [f"maml-rl evaluate {trained.path}", f"maml-rl video {trained.path}"]
+    oracle = make_run(tmp_path / "oracle", method="oracle")
+    page = report(oracle, output=tmp_path / "oracle.html")
+    assert page.text("code") == [f"maml-rl evaluate {oracle.path}", f"maml-rl video {oracle.path}"]
 
 
 def test_nothing_the_user_named_becomes_markup(tmp_path: Path) -> None:
