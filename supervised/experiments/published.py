@@ -26,7 +26,11 @@ def published(
         options: of the evaluation, where they differ from their defaults.
     """
     told, training = run.description(), training_of(run)
-    preset, config = told["preset"], {**told["config"], "iterations": training["iterations"]}
+    # An interrupted run has finished more iterations than its last row tells, which is one of several.
+    training["iterations"] = max(training["iterations"], model["iteration"])
+    preset, config = told["preset"], told["config"]
+    if not config["meta_lr_decay"]:  # else the step sizes are those of a run of as many as were meant
+        config = {**config, "iterations": training["iterations"]}
     usual = dataclasses.asdict(get_preset(preset, config["method"]))
     skipped = ("seed", *_CHOSEN_BY_METHOD)
     settings = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from commands import TINY, maml_rl
 from maml_rl.cli.app import main
 from maml_rl.tools.published import Published
 from supervised.cli import main as supervised
+from supervised.learning.trainer import MetaTrainer, StepReport
 
 
 def test_an_evaluation_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +75,37 @@ def test_an_evaluation_of_a_supervised_run(tmp_path: Path, monkeypatch: pytest.M
     assert supervised(["evaluate", "run", "--episodes", "3", "--publish"]) == 0
     (longer,) = (Published.load(p) for p in (tmp_path / "results").iterdir() if p != path)
     assert longer.settings == {**found.settings, "iterations": 3}
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_an_interrupted_supervised_run(decay: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has ended between two rows of its progress; with a step size that decays it is no shorter run."""
+    monkeypatch.chdir(tmp_path)
+    few = [
+        "--report-every",
+        "2",
+        "--validate-every",
+        "2",
+        "--validation-episodes",
+        "2",
+        "--hidden-sizes",
+        "8",
+    ]
+    step, steps = MetaTrainer.step, 0
+
+    def interrupted_step(self: MetaTrainer) -> StepReport:
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(MetaTrainer, "step", interrupted_step)
+    trained = ["train", "sinusoid", "--iterations", "9", "--meta-lr-decay", str(decay), *few]
+    assert supervised([*trained, "--output", "run"]) == 0
+    assert supervised(["evaluate", "run", "--episodes", "3", "--model", "latest", "--publish"]) == 0
+    (path,) = (tmp_path / "results").iterdir()
+    found = Published.load(path)
+    assert found.model["iteration"] == found.training["iterations"] == 3
+    assert found.settings["iterations"] == (9 if decay else 3)
+    assert f"--iterations {9 if decay else 3}" in found.commands[0]
