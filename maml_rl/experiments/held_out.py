@@ -12,7 +12,7 @@ from maml_rl.envs import TaskVectorEnv, check_may_import, make_task_env
 from maml_rl.envs.rollout import Phase, stream
 from maml_rl.experiments.evaluation import Protocol, Tasks
 from maml_rl.experiments.methods import GUIDED, METHODS
-from maml_rl.experiments.presets import Return, get_experiment
+from maml_rl.experiments.presets import Return, TestTasks, get_experiment
 from maml_rl.policies.heads import GaussianHead
 from maml_rl.policies.module_policy import UnknownModule
 from maml_rl.policies.policy import Policy
@@ -122,14 +122,14 @@ class HeldOut:
             return spec.resolved(config.policy_spec(env.single_observation_space, env.single_action_space))
 
     @property
-    def _has_standard_tasks(self) -> bool:
-        return self._task_count is None and self._experiment.test_tasks is not None
+    def _standard_tasks(self) -> TestTasks | None:
+        return self._experiment.test_tasks if self._task_count is None else None
 
     @cached_property
     def tasks(self) -> Tasks:
         """The held-out tasks."""
-        if self._task_count is None and self._experiment.test_tasks is not None:
-            return self._experiment.test_tasks(self.info["env"], self.info["env_config"])
+        if (standard := self._standard_tasks) is not None:
+            return standard(self.info["env"], self.info["env_config"])
         rng = np.random.default_rng(stream(self.protocol.seed, Phase.EVALUATION_TASKS))
         limit_s = self.protocol.sample_timeout_s
         with time_limit(limit_s, f"the environment drew no tasks within sample_timeout_s={limit_s:g} s"):
@@ -152,7 +152,7 @@ class HeldOut:
 
         Where the paper names no tasks, its returns are means over their distribution.
         """
-        if self._experiment.test_tasks is not None and not self._has_standard_tasks:
+        if self._experiment.test_tasks is not None and self._standard_tasks is None:
             return ()
         method = "maml" if self.info["method"] == GUIDED else self.info["method"]
         return self._experiment.paper.get(method, ())
@@ -170,7 +170,7 @@ class HeldOut:
             **{name: self.info[name] for name in kept},
             "step_sizes": [self.inner_lr, *halves][: self.protocol.steps],
             "episodes": self.episodes,
-            "standard_tasks": self._has_standard_tasks,
+            "standard_tasks": self._standard_tasks is not None,
             "seed": self.protocol.seed,
             "deterministic": self.protocol.deterministic,
         }

@@ -9,13 +9,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from maml_rl.rllib.config import MAMLConfig
 
-Return = tuple[float, float | None]
+Return: TypeAlias = tuple[float, float | None]
+TestTasks: TypeAlias = Callable[[str, Mapping[str, Any]], np.ndarray]
+"""The held-out tasks of an environment's id and arguments."""
 
 
 def _means(*means: float) -> tuple[Return, ...]:
@@ -44,7 +46,7 @@ class Experiment:
 
     make_config: Callable[[], MAMLConfig]
     iterations: int
-    test_tasks: Callable[[str, Mapping[str, Any]], np.ndarray] | None
+    test_tasks: TestTasks | None
     test_episodes: int
     inner_lr: Mapping[str, float] = field(default_factory=dict)
     trial_episodes: int = 2
@@ -222,14 +224,12 @@ _METAWORLD_RL2 = {
 """5,000 steps per task and iteration, half of MAML's. JAX: github rainx0r/metaworld-algorithms, ``rl2_ml10``."""
 
 
-def _uniform_tasks(
-    seed: int, low: float, high: float, *shape: int
-) -> Callable[[str, Mapping[str, Any]], np.ndarray]:
+def _uniform_tasks(seed: int, low: float, high: float, *shape: int) -> TestTasks:
     """The paper's test tasks are drawn like this (code)."""
     return lambda env, env_config: np.random.RandomState(seed).uniform(low, high, size=(40, *shape))
 
 
-def _metaworld_tasks(goals: int) -> Callable[[str, Mapping[str, Any]], np.ndarray]:
+def _metaworld_tasks(goals: int) -> TestTasks:
     def held_out(env: str, env_config: Mapping[str, Any]) -> np.ndarray:
         from maml_rl.envs.metaworld import benchmark_of, held_out_tasks  # an optional package
 
