@@ -7,6 +7,6 @@ if sys.path[0] == os.getcwd():
     # ``python -m`` puts the present folder first, where any file could stand in for an installed module.
     sys.path.append(sys.path.pop(0))
 
-from supervised.cli import main
+from supervised.cli.app import main
 
 sys.exit(main())

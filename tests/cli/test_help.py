@@ -17,14 +17,15 @@ from maml_rl.experiments.presets import EXPERIMENTS, get_experiment
 from maml_rl.rllib.config import MAMLConfig
 from maml_rl.rllib.rules import TRAINING_FIELDS
 from maml_rl.tools.options import explanations
-from supervised import cli as supervised_cli
+from supervised.cli import app as supervised_app
+from supervised.cli.train import GROUPS as SUPERVISED_GROUPS
 from supervised.experiments.config import ExperimentConfig
 from supervised.experiments.presets import PRESETS, get_preset
 from supervised.learning.settings import TrainingSettings
 
 MAML_RL = ("train", "search", "evaluate", "tune-inner-lr", "plot", "video", "report", "export")
 SUPERVISED = ("train", "evaluate", "plot", "compare", "table", "search", "download")
-COMMANDS = [*((app.main, name) for name in MAML_RL), *((supervised_cli.main, name) for name in SUPERVISED)]
+COMMANDS = [*((app.main, name) for name in MAML_RL), *((supervised_app.main, name) for name in SUPERVISED)]
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_no_noise_on_any_page(
 
 
 def test_the_programs_list_their_commands(page: Callable[..., str]) -> None:
-    for main, names in ((app.main, MAML_RL), (supervised_cli.main, SUPERVISED)):
+    for main, names in ((app.main, MAML_RL), (supervised_app.main, SUPERVISED)):
         text = page(main)
         assert all(f"• {name} " in text for name in names)
 
@@ -74,7 +75,7 @@ def test_every_field_is_explained_in_full(page: Callable[..., str]) -> None:
         assert f"--{name.replace('_', '-')} " in text
         assert texts[name].replace("%%", "%") in text, name
         assert len(texts[name]) > 10
-    text, texts = page(supervised_cli.main, "train"), explanations(TrainingSettings, ExperimentConfig)
+    text, texts = page(supervised_app.main, "train"), explanations(TrainingSettings, ExperimentConfig)
     for field in dataclasses.fields(ExperimentConfig):
         if field.name not in ("problem", "method"):
             assert f"--{field.name.replace('_', '-')} " in text
@@ -84,7 +85,7 @@ def test_every_field_is_explained_in_full(page: Callable[..., str]) -> None:
 def test_every_field_belongs_to_one_group() -> None:
     assert sorted(name for group in GROUPS.values() for name in group) == sorted(TRAINING_FIELDS)
     fields = {field.name for field in dataclasses.fields(ExperimentConfig)} - {"problem", "method"}
-    grouped = [name for group in supervised_cli.GROUPS.values() for name in group]
+    grouped = [name for group in SUPERVISED_GROUPS.values() for name in group]
     assert sorted(grouped) == sorted(fields)
 
 
@@ -109,7 +110,7 @@ def test_a_presets_own_defaults_are_shown(page: Callable[..., str], preset: str,
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_presets_own_defaults_are_shown_by_supervised(page: Callable[..., str], preset: str) -> None:
-    text, config = page(supervised_cli.main, "train", preset), get_preset(preset)
+    text, config = page(supervised_app.main, "train", preset), get_preset(preset)
     for name in ("inner_lr", "meta_lr", "gradient_clip"):
         assert float(shown_default(text, name) or "nan") == pytest.approx(getattr(config, name), rel=1e-5), (
             name

@@ -14,7 +14,7 @@ from maml_rl.cli.app import main
 from maml_rl.policies.policy_file import load_policy
 from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.storage import Mirror, fetched_file
-from supervised.cli import main as supervised
+from supervised.cli.app import main as supervised
 
 pytestmark = pytest.mark.system
 

@@ -12,7 +12,7 @@ from commands import TINY, maml_rl
 
 from maml_rl.cli.app import main
 from maml_rl.tools.published import Published
-from supervised.cli import main as supervised
+from supervised.cli.app import main as supervised
 from supervised.learning.trainer import MetaTrainer, StepReport
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from supervised_helpers import write_miniimagenet, write_omniglot
 
 from maml_rl.tools.run_directory import RunDirectory
-from supervised.cli import main
+from supervised.cli.app import main
 from supervised.experiments.stored import load_model
 from supervised.learning.meta_step import INNER_LR
 from supervised.models.model_file import load

@@ -15,7 +15,7 @@ from supervised_helpers import write_omniglot
 
 from maml_rl.tools.run_directory import RunDirectory
 from maml_rl.tools.storage import Mirror
-from supervised.cli import main
+from supervised.cli.app import main
 from supervised.models.model_file import load
 
 pytestmark = [pytest.mark.system, pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
