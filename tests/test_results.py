@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +16,20 @@ from paths import ROOT
 from maml_rl.tools.published import Published
 
 
-def render(folder: Path, *arguments: str) -> str:
-    """What the script of this folder says when it fails; nothing when all is well."""
+def script(folder: Path) -> Any:
+    """The module that makes the pages of this folder."""
     spec = spec_from_file_location("render", folder / "results" / "render.py")
     assert spec is not None
     assert spec.loader is not None
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def render(folder: Path, *arguments: str) -> str:
+    """What the script of this folder says when it fails; nothing when all is well."""
     try:
-        script.main(arguments)
+        script(folder).main(arguments)
     except SystemExit as end:
         return str(end)
     return ""
@@ -123,6 +129,27 @@ def test_what_is_worse_than_the_papers_is_marked_in_the_readme() -> None:
             assert marked[-1] or not worse, lines[k - 1]
             assert float(mine[0]) < float(published[0]) + 0.05 or not marked[-1]  # rounded to a tenth
     assert {True, False} == set(marked)
+
+
+def test_the_readme_marks_success_that_is_worse_than_published_of_the_same_method(copy: Path) -> None:
+    template = Published.load(copy / "results" / "metaworld-ml10.maml.seed0.json")
+    for path in (copy / "results").glob("metaworld-*.json"):
+        path.unlink()
+    for preset, method, success in (
+        ("metaworld-ml1-reach", "maml", 0.99),
+        ("metaworld-ml1-push", "maml", 0.01),
+        ("metaworld-ml10", "maml", 0.32),
+        ("metaworld-ml10", "rl2", 0.32),
+    ):
+        rows = {name: np.full_like(values, success) for name, values in template.rows.items()}
+        fields = {"preset": preset, "method": method, "rows": rows}
+        Published(**{**template.__dict__, **fields}).save(copy / "results")
+    made = script(copy)
+    table = made.block("success", made.load_all())
+    assert "| metaworld-ml1-reach | 1 | 20 | 99.0 ± 0.0 | 99.0 ± 0.0 ▼ | MAML 100 |" in table
+    assert "| metaworld-ml1-push | 1 | 20 | 1.0 ± 0.0 | 1.0 ± 0.0 |  |" in table
+    assert "| metaworld-ml10 | 1 | 20 | 32.0 ± 0.0 | 32.0 ± 0.0 | MAML 31.6, RL2 35.8 |" in table
+    assert "| metaworld-ml10, rl2 | 1 | 20 | 32.0 ± 0.0 | 32.0 ± 0.0 ▼ | MAML 31.6, RL2 35.8 |" in table
 
 
 def test_of_rl2_episodes_of_a_trial_are_told(copy: Path) -> None:
