@@ -120,8 +120,7 @@ def _success(results: Sequence[Published]) -> Iterator[str]:
             title = preset if method == "maml" else f"{preset}, {method}"
             before, after = _means(ends, 2)
             published = PUBLISHED_SUCCESS.get(preset, {})
-            if method in published and ends[:, -1].mean() < published[method]:
-                after += WORSE
+            after += _mark(ends[:, -1], [(published[method], None)] if method in published else [])
             told = ", ".join(f"{name.upper()} {percent}" for name, percent in published.items())
             cells = [title, str(len(members)), _per_run(members, "env_steps", 1e6), before, after, told]
             yield "| " + " | ".join(cells) + " |"

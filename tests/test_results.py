@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None
             path.unlink()
     for seed, offset in ((0, 0.0), (1, 2.0)):
         values = np.array([[-41.0] * 4, [-20.0, -20.0, -20.0, 36.0]]) + offset
-        fields = {**template.__dict__, "method": "maml", "settings": {}, "protocol": {}, "seed": seed}
-        Published(**{**fields, "rows": {"return": values}}).save(copy / "results")
+        plain = replace(template, method="maml", settings={}, protocol={}, seed=seed)
+        replace(plain, rows={"return": values}).save(copy / "results")
     assert not render(copy)
     text = (copy / "RESULTS.md").read_text()
     # Means of two seeds; the paper's are -40.41 and -11.68; the middle four of eight are -20, -18, -18, -18.
@@ -142,8 +143,7 @@ def test_the_readme_marks_success_that_is_worse_than_published_of_the_same_metho
         ("metaworld-ml10", "rl2", 0.32),
     ):
         rows = {name: np.full_like(values, success) for name, values in template.rows.items()}
-        fields = {"preset": preset, "method": method, "rows": rows}
-        Published(**{**template.__dict__, **fields}).save(copy / "results")
+        replace(template, preset=preset, method=method, rows=rows).save(copy / "results")
     made = script(copy)
     table = made.block("success", made.load_all())
     assert "| metaworld-ml1-reach | 1 | 20 | 99.0 ± 0.0 | 99.0 ± 0.0 ▼ | MAML 100 |" in table
@@ -163,7 +163,7 @@ def test_of_rl2_episodes_of_a_trial_are_told(copy: Path) -> None:
     assert template.rows.keys() >= rows.keys()
     for path in (copy / "results").glob("*.rl2.*"):
         path.unlink()
-    Published(**{**template.__dict__, "method": "rl2", "rows": rows}).save(copy / "results")
+    replace(template, method="rl2", rows=rows).save(copy / "results")
     assert not render(copy)
     readme, results = ((copy / page).read_text().splitlines() for page in ("README.md", "RESULTS.md"))
     (row,) = [line for line in readme if line.startswith("| metaworld-ml10, rl2 |")]
@@ -184,14 +184,8 @@ def test_few_shot_tables_tell_the_paper_and_what_is_worse(copy: Path) -> None:
     errors = np.full((11, 3), 2.0)
     errors[5], errors[10] = 0.37, 0.4
     for preset, name, values in (("omniglot-5w1s", "maml", images), ("sinusoid", "5-shot", errors)):
-        fields = {
-            **template.__dict__,
-            "program": "supervised",
-            "preset": preset,
-            "method": "maml",
-            "settings": {},
-        }
-        Published(**{**fields, "protocol": {}, "groups": (), "rows": {name: values}}).save(copy / "results")
+        plain = replace(template, method="maml", settings={}, protocol={}, groups=())
+        replace(plain, program="supervised", preset=preset, rows={name: values}).save(copy / "results")
     for page, blocks in (("README.md", "few-shot"), ("RESULTS.md", "supervised")):
         text = (copy / page).read_text()
         if f"results: {blocks} " not in text:

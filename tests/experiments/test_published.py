@@ -81,16 +81,8 @@ def test_an_evaluation_of_a_supervised_run(tmp_path: Path, monkeypatch: pytest.M
 def test_an_interrupted_supervised_run(decay: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has ended between two rows of its progress; with a step size that decays it is no shorter run."""
     monkeypatch.chdir(tmp_path)
-    few = [
-        "--report-every",
-        "2",
-        "--validate-every",
-        "2",
-        "--validation-episodes",
-        "2",
-        "--hidden-sizes",
-        "8",
-    ]
+    often = ["--report-every", "2", "--validate-every", "2"]
+    few = [*often, "--iterations", "9", "--validation-episodes", "2", "--hidden-sizes", "8"]
     step, steps = MetaTrainer.step, 0
 
     def interrupted_step(self: MetaTrainer) -> StepReport:
@@ -101,8 +93,7 @@ def test_an_interrupted_supervised_run(decay: bool, tmp_path: Path, monkeypatch:
         return step(self)
 
     monkeypatch.setattr(MetaTrainer, "step", interrupted_step)
-    trained = ["train", "sinusoid", "--iterations", "9", "--meta-lr-decay", str(decay), *few]
-    assert supervised([*trained, "--output", "run"]) == 0
+    assert supervised(["train", "sinusoid", "--meta-lr-decay", str(decay), *few, "--output", "run"]) == 0
     assert supervised(["evaluate", "run", "--episodes", "3", "--model", "latest", "--publish"]) == 0
     (path,) = (tmp_path / "results").iterdir()
     found = Published.load(path)
