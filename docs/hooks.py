@@ -80,10 +80,8 @@ def command_line() -> Iterator[str]:
 
 
 def results() -> Iterator[str]:
-    """The page of results, and every figure that was drawn for it."""
+    """The page of results, whose figures are beside this page."""
     text = (ROOT / "RESULTS.md").read_text()
     yield re.sub(r"\]\(docs/", "](", re.sub(r"\[([^]]+)\]\(results/[^)]+\)", r"`\1`", text)).partition("\n")[
         2
     ]
-    for path in sorted((ROOT / "docs" / "figures").glob("*.svg")):
-        yield f"\n![{path.stem}](figures/{path.name})"

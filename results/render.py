@@ -9,30 +9,26 @@ pages that differ from the files are an error.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
+from figures import draw_all, names
 
 from maml_rl.experiments.methods import RL2
 from maml_rl.experiments.presets import EXPERIMENTS, Return
 from maml_rl.tools.intervals import interquartile_mean, interval_95, mean, with_bootstrap, with_interval
-from maml_rl.tools.published import Published
-from maml_rl.views.plots import Panel, adaptation_curves, learning_curves
+from maml_rl.tools.published import Published, by_kind
 from supervised.experiments.presets import PRESETS as SUPERVISED
 from supervised.views.tables import Entry, entries, markdown
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 PAGES = ("README.md", "RESULTS.md")
-FIGURES = ROOT / "docs" / "figures"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 PAPERS = ("point-nav", "half-cheetah-dir", "half-cheetah-vel", "ant-vel", "ant-dir")
 PUBLISHED_SUCCESS = {  # Yu et al. 2019, arXiv 1910.10897v2: Table 1 and the text; more steps than ours
@@ -72,7 +68,7 @@ def block(name: str, results: Sequence[Published]) -> str:
 
 def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
     paper = EXPERIMENTS[preset].paper
-    kinds = list(_kinds(results))
+    kinds = by_kind(results)
     yield from _table(kinds, "return", lambda method: paper.get(method, ()), 2)
     if any(SUCCESS in r.rows for r in results):
         yield "\nSuccess in percent:\n"
@@ -80,6 +76,8 @@ def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
             [k for k in kinds if SUCCESS in k[0].rows], SUCCESS, lambda method: (), 1, scale=100
         )
         yield from _families(kinds)
+    for name, meaning in names(preset, results).items():
+        yield f"\n![{meaning}](docs/figures/{name}.svg)"
     yield from _origins(results)
 
 
@@ -90,12 +88,12 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
     yield "|---" * (1 + steps) + "|"
     for preset in PAPERS:
         of_preset = [r for r in results if r.program == "maml-rl" and r.preset == preset]
-        kinds = {_title(members[0]): members for members in _kinds(of_preset)}
+        kinds = {members[0].title: members for members in by_kind(of_preset)}
         members = kinds.get("maml") or next((kinds[name] for name in kinds if SHIPPED in name), None)
         if members is None:
             continue
         scores = np.stack([r.rows["return"] for r in members])
-        seeds = "shipped policy" if SHIPPED in _title(members[0]) else f"{len(members)} seeds"
+        seeds = "shipped policy" if SHIPPED in members[0].title else f"{len(members)} seeds"
         guided = "" if members[0].method == "maml" else f", {members[0].method}"
         paper = EXPERIMENTS[preset].paper["maml"]
         marks = [_mark(scores[:, k], paper[k : k + 1]) for k in range(scores.shape[1])]
@@ -113,7 +111,7 @@ def _success(results: Sequence[Published]) -> Iterator[str]:
     yield "|---" * 6 + "|"
     of_all = [r for r in results if r.preset.startswith("metaworld") and not (r.settings or r.protocol)]
     for preset in (name for name in EXPERIMENTS if name.startswith("metaworld")):
-        for members in _kinds([r for r in of_all if r.preset == preset]):
+        for members in by_kind(r for r in of_all if r.preset == preset):
             scores = 100 * np.stack([r.rows[SUCCESS] for r in members])
             method = members[0].method
             ends = scores[:, [0, -1]] if method == RL2 else scores[:, :2]
@@ -147,16 +145,6 @@ def _origin(r: Published) -> list[str]:
     ]
 
 
-def _kinds(results: Sequence[Published]) -> Iterator[list[Published]]:
-    """The seeds of each method, settings and protocol."""
-
-    def kind(r: Published) -> str:
-        return json.dumps([r.method, r.settings, r.protocol])
-
-    for _, members in groupby(sorted(results, key=kind), kind):
-        yield list(members)
-
-
 def _table(
     kinds: Sequence[Sequence[Published]],
     measure: str,
@@ -179,7 +167,7 @@ def _table(
             for k in range(scores.shape[1])
         ]
         length = [_per_run(members, "env_steps", 1e6), _per_run(members, "seconds", 3600)]
-        title = _title(first) + (": after episodes of a trial" if first.method == RL2 else "")
+        title = first.title + (": after episodes of a trial" if first.method == RL2 else "")
         yield "| " + " | ".join([title, str(len(members)), *length, *cells]) + " |"
         if len(members) > 1:
             iqm = [with_bootstrap(scores[:, k], interquartile_mean, digits) for k in range(scores.shape[1])]
@@ -196,11 +184,6 @@ def _mark(scores: np.ndarray, paper: Sequence[Return]) -> str:
 
 def _told(paper: Sequence[Return]) -> list[str]:
     return [f"{m:g}" + ("" if w is None else f" ± {w:g}") for m, w in paper]
-
-
-def _title(r: Published) -> str:
-    differences = {**r.settings, **r.protocol}
-    return r.method + (f" ({', '.join(f'{k} {v}' for k, v in differences.items())})" if differences else "")
 
 
 def _per_run(members: Sequence[Published], name: str, unit: float) -> str:
@@ -233,7 +216,7 @@ def _families(kinds: Sequence[Sequence[Published]]) -> Iterator[str]:
         values = 100 * np.stack([r.rows[SUCCESS] for r in members]).mean(0)
         of = np.array(members[0].groups)
         cells = [f"{values[0, of == f].mean():.0f} -> {values[-1, of == f].mean():.0f}" for f in families]
-        yield "| " + " | ".join([_title(members[0]), *cells]) + " |"
+        yield "| " + " | ".join([members[0].title, *cells]) + " |"
 
 
 def _supervised(results: Sequence[Published]) -> Iterator[str]:
@@ -265,50 +248,9 @@ def _entries(r: Published) -> list[Entry]:
         for n, v in r.rows.items()
     ]
     return [
-        replace(entry, name=_title(r)) if entry.name == r.method else entry
+        replace(entry, name=r.title) if entry.name == r.method else entry
         for entry in entries(r.preset, r.method, rows)
     ]
-
-
-# --- figures
-
-
-def draw(results: Sequence[Published]) -> list[Path]:
-    """Adaptation and learning curves of every preset."""
-    files: list[Path] = []
-    for preset in dict.fromkeys(r.preset for r in results if r.program == "maml-rl"):
-        kinds = list(_kinds([r for r in results if r.program == "maml-rl" and r.preset == preset]))
-        curves = {}
-        for members in kinds:
-            scores = np.stack([r.rows["return"] for r in members]).mean(0)
-            curves[_title(members[0])] = list(
-                zip(scores.mean(1).tolist(), interval_95(scores).tolist(), strict=True)
-            )
-        files.append(_save(adaptation_curves([Panel(preset, curves)]), f"{preset}-adaptation"))
-        learned = {
-            _title(members[0]): [_rows(r) for r in members]
-            for members in kinds
-            if members[0].training.get("curve")
-        }
-        if learned:
-            picture = learning_curves(learned, preset, against="env_steps")
-            files.append(_save(picture, f"{preset}-learning"))
-    return files
-
-
-def _save(figure: Figure, name: str) -> Path:
-    """An SVG file that is the same when nothing has changed."""
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    path = FIGURES / f"{name}.svg"
-    with plt.rc_context({"svg.hashsalt": name}):
-        figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    return path
-
-
-def _rows(r: Published) -> list[dict[str, float]]:
-    curve = r.training["curve"]
-    return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
 
 
 # --- pages
@@ -332,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if check and stale:
         sys.exit(f"{', '.join(stale)}: tables differ from the files in results/; run: make results")
     if not check:
-        print("\n".join(str(path.relative_to(ROOT)) for path in draw(results)))
+        draw_all(results, ROOT / "docs" / "figures")
 
 
 if __name__ == "__main__":

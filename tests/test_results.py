@@ -18,7 +18,9 @@ from maml_rl.tools.published import Published
 
 
 def script(folder: Path) -> Any:
-    """The module that makes the pages of this folder."""
+    """The module that makes the pages of this folder; it finds its neighbours as a script does."""
+    if (beside := str(ROOT / "results")) not in sys.path:
+        sys.path.append(beside)
     spec = spec_from_file_location("render", folder / "results" / "render.py")
     assert spec is not None
     assert spec.loader is not None

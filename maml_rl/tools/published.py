@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +70,12 @@ class Published:
             name = f"{name[:_LONGEST_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return _NOT_IN_NAMES.sub("-", f"{name}.seed{self.seed}")
 
+    @property
+    def title(self) -> str:
+        """The method, and what differs."""
+        differences = ", ".join(f"{k} {v}" for k, v in {**self.settings, **self.protocol}.items())
+        return f"{self.method} ({differences})" if differences else self.method
+
     def save(self, folder: Path = FOLDER) -> Path:
         """Write the file, in place of an earlier one of the same name, and return its path."""
         rows = {name: _rounded(values) for name, values in self.rows.items()}
@@ -93,6 +100,15 @@ class Published:
             return cls(**{**content, "rows": rows})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is no published result: {error}") from error
+
+
+def by_kind(results: Iterable[Published]) -> list[list[Published]]:
+    """The seeds of each method, settings and protocol."""
+
+    def kind(r: Published) -> str:
+        return json.dumps([r.method, r.settings, r.protocol])
+
+    return [list(members) for _, members in groupby(sorted(results, key=kind), kind)]
 
 
 def training_of(run: RunDirectory) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ Against = Literal["iteration", "env_steps"]
 """What learning curves are drawn against."""
 Measure = Literal["return", "success_rate"]
 """What they show."""
+_PAPERS = "--"
+_LINE_STYLES: tuple[Any, ...] = ("-", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+"""Of several curves of one method."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def learning_curves(
         against: ``"env_steps"`` are those since the beginning.
     """
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    looks = _looks(runs)
     for name, group in runs.items():
         length = min(map(len, group))
         places = [row[against] for row in group[0][:length]]
@@ -74,9 +78,21 @@ def learning_curves(
         count = len(group)
         label = name if count == 1 else f"{name} ({count} runs)"
         widths = interval_95(values.T) if count > 1 else [None] * length
-        banded(axes, places, mean, widths, label=label, color=color_of(name, METHODS))
+        banded(axes, places, mean, widths, label=label, **looks[name])
     _label_learning(axes, title, against, measure)
     return figure
+
+
+def _looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The colour of the method that a name begins with, and a line style where another of that method has it."""
+    looks: dict[str, dict[str, Any]] = {}
+    methods: list[str] = []
+    for name in names:
+        method = name.partition(" (")[0]
+        style = _LINE_STYLES[methods.count(method) % len(_LINE_STYLES)]
+        looks[name] = {"color": color_of(method, METHODS), "linestyle": style}
+        methods.append(method)
+    return looks
 
 
 def _label_learning(axes: Axes, title: str, against: Against, measure: Measure) -> None:
@@ -106,25 +122,16 @@ def adaptation_curves(panels: Sequence[Panel]) -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     steps = max(len(curve) for curve in [*panel.curves.values(), *panel.paper.values()])
-    colors: dict[str, Any] = {}
-    for suffix, curves, style in (("", panel.curves, "-"), (" (paper)", panel.paper, "--")):
+    looks = _looks(panel.curves)
+    faint = {name: {**look, "linestyle": _PAPERS, "alpha": 0.5} for name, look in _looks(panel.paper).items()}
+    for suffix, curves, styles in (("", panel.curves, looks), (" (paper)", panel.paper, faint)):
         for name, curve in curves.items():
             means = [mean for mean, _ in curve]
             widths = [width for _, width in curve]
             if len(curve) == 1:  # a policy that is not adapted: the same after any number of steps
                 means, widths = means * steps, widths * steps
-            line = banded(
-                axes,
-                range(len(means)),
-                means,
-                widths,
-                linestyle=style,
-                color=colors.get(name, color_of(name, METHODS)),
-                alpha=1 if style == "-" else 0.5,
-                label=name + suffix,
-            )
-            colors[name] = line.get_color()
-    remembers = "; of rl2 episodes before" if "rl2" in panel.curves else ""
+            banded(axes, range(len(means)), means, widths, label=name + suffix, **styles[name])
+    remembers = "; of rl2 episodes before" if any(name.startswith("rl2") for name in panel.curves) else ""
     axes.set(xlabel="gradient steps" + remembers, ylabel="mean return of the test tasks", title=panel.title)
     axes.set_xticks(range(steps))
     axes.legend(fontsize="small")

@@ -1,0 +1,112 @@
+"""The figures of the results: which there are, what they show, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from maml_rl.experiments.presets import EXPERIMENTS
+from maml_rl.tools.intervals import interval_95
+from maml_rl.tools.published import Published, by_kind
+from maml_rl.views.plots import Measure, Panel, adaptation_curves, learning_curves, success_by_group
+
+Kinds = Sequence[Sequence[Published]]
+"""The seeds of each kind of run."""
+RETURN: Measure = "return"
+SUCCESS: Measure = "success_rate"
+
+
+def names(preset: str, results: Sequence[Published]) -> dict[str, str]:
+    """What the figures of a preset's results show, by the names of their files."""
+    return {name: meaning for name, (meaning, _) in _figures(preset, results).items()}
+
+
+def draw_all(results: Sequence[Published], folder: Path) -> None:
+    """Draw the figures of all presets, in place of those of before, and say which."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    for preset in dict.fromkeys(r.preset for r in results if r.program == "maml-rl"):
+        of_preset = [r for r in results if r.program == "maml-rl" and r.preset == preset]
+        for name, (_, make) in _figures(preset, of_preset).items():
+            _save(make(), folder / f"{name}.svg")
+            print(f"{folder.name}/{name}.svg")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """An SVG file that is the same when nothing has changed."""
+    with plt.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _figures(preset: str, results: Sequence[Published]) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Name of the file -> what it shows, and what draws it.
+
+    Runs that were measured by the preset's own protocol are drawn; the tables have the others, too.
+    """
+    kinds = by_kind(r for r in results if not r.protocol)
+    found: dict[str, tuple[str, Callable[[], Figure]]] = {}
+    if not kinds:
+        return found
+    found[f"{preset}-adaptation"] = (
+        f"{preset}: return after gradient steps",
+        lambda: _adaptation(preset, kinds),
+    )
+    trained = [members for members in kinds if members[0].training.get("curve")]
+    for measure, of in ((RETURN, "return"), (SUCCESS, "success")):
+        told = [members for members in trained if f"{measure}_post" in members[0].training["curve"]]
+        if told:
+            found[f"{preset}-{of}-learning"] = (
+                f"{preset}: {of} of the training tasks after adaptation, against environment steps",
+                lambda measure=measure, told=told: _learning(preset, told, measure),  # type: ignore[misc]
+            )
+    for members in kinds:
+        if members[0].groups:
+            found.setdefault(
+                f"{preset}-{members[0].method}-families",
+                (
+                    f"{preset}, {members[0].method}: success by family before and after adaptation",
+                    lambda members=members: _families(preset, members),  # type: ignore[misc]
+                ),
+            )
+    return found
+
+
+def _adaptation(preset: str, kinds: Kinds) -> Figure:
+    curves = {}
+    for members in kinds:
+        scores = np.stack([r.rows[RETURN] for r in members]).mean(0)
+        widths = interval_95(scores).tolist()
+        curves[_label(members)] = list(zip(scores.mean(1).tolist(), widths, strict=True))
+    paper = EXPERIMENTS[preset].paper
+    methods = dict.fromkeys(members[0].method for members in kinds)
+    return adaptation_curves([Panel(preset, curves, {m: paper[m] for m in methods if m in paper})])
+
+
+def _learning(preset: str, kinds: Kinds, measure: Measure) -> Figure:
+    curves = {members[0].title: [_rows(r) for r in members] for members in kinds}
+    return learning_curves(curves, preset, against="env_steps", measure=measure)
+
+
+def _families(preset: str, members: Sequence[Published]) -> Figure:
+    scores = np.stack([r.rows[SUCCESS] for r in members]).mean(0)
+    of = np.array(members[0].groups)
+    rates = {
+        family: (float(scores[0, of == family].mean()), float(scores[-1, of == family].mean()))
+        for family in dict.fromkeys(members[0].groups)
+    }
+    return success_by_group(rates, f"{preset}, {_label(members)}")
+
+
+def _label(members: Sequence[Published]) -> str:
+    return members[0].title + (f" ({len(members)} runs)" if len(members) > 1 else "")
+
+
+def _rows(r: Published) -> list[dict[str, float]]:
+    curve = r.training["curve"]
+    return [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
