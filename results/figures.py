@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,9 +21,40 @@ RETURN: Measure = "return"
 SUCCESS: Measure = "success_rate"
 
 
-def names(preset: str, results: Sequence[Published]) -> dict[str, str]:
-    """What the figures of a preset's results show, by the names of their files."""
-    return {name: meaning for name, (meaning, _) in _figures(preset, results).items()}
+def of_preset(preset: str, results: Sequence[Published]) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Name of the file -> what it shows, and what draws it.
+
+    Runs that were measured by the preset's own protocol are drawn, those with its own settings first; the tables
+    have the others, too.
+    """
+    kinds = sorted(
+        by_kind(r for r in results if not r.protocol), key=lambda members: len(members[0].settings)
+    )
+    found: dict[str, tuple[str, Callable[[], Figure]]] = {}
+    if not kinds:
+        return found
+    found[f"{preset}-adaptation"] = (
+        f"{preset}: return after gradient steps",
+        partial(_adaptation, preset, kinds),
+    )
+    trained = [members for members in kinds if members[0].training.get("curve")]
+    for measure, of in ((RETURN, "return"), (SUCCESS, "success")):
+        told = [members for members in trained if f"{measure}_post" in members[0].training["curve"]]
+        if told:
+            found[f"{preset}-{of}-learning"] = (
+                f"{preset}: {of} of the training tasks after adaptation, against environment steps",
+                partial(_learning, preset, told, measure),
+            )
+    for members in kinds:
+        if members[0].groups:
+            found.setdefault(
+                f"{preset}-{members[0].method}-families",
+                (
+                    f"{preset}, {members[0].method}: success by family before and after adaptation",
+                    partial(_families, preset, members),
+                ),
+            )
+    return found
 
 
 def draw_all(results: Sequence[Published], folder: Path) -> None:
@@ -31,8 +63,8 @@ def draw_all(results: Sequence[Published], folder: Path) -> None:
     for old in folder.glob("*.svg"):
         old.unlink()
     for preset in dict.fromkeys(r.preset for r in results if r.program == "maml-rl"):
-        of_preset = [r for r in results if r.program == "maml-rl" and r.preset == preset]
-        for name, (_, make) in _figures(preset, of_preset).items():
+        found = of_preset(preset, [r for r in results if r.program == "maml-rl" and r.preset == preset])
+        for name, (_, make) in found.items():
             _save(make(), folder / f"{name}.svg")
             print(f"{folder.name}/{name}.svg")
 
@@ -42,39 +74,6 @@ def _save(figure: Figure, path: Path) -> None:
     with plt.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
-
-
-def _figures(preset: str, results: Sequence[Published]) -> dict[str, tuple[str, Callable[[], Figure]]]:
-    """Name of the file -> what it shows, and what draws it.
-
-    Runs that were measured by the preset's own protocol are drawn; the tables have the others, too.
-    """
-    kinds = by_kind(r for r in results if not r.protocol)
-    found: dict[str, tuple[str, Callable[[], Figure]]] = {}
-    if not kinds:
-        return found
-    found[f"{preset}-adaptation"] = (
-        f"{preset}: return after gradient steps",
-        lambda: _adaptation(preset, kinds),
-    )
-    trained = [members for members in kinds if members[0].training.get("curve")]
-    for measure, of in ((RETURN, "return"), (SUCCESS, "success")):
-        told = [members for members in trained if f"{measure}_post" in members[0].training["curve"]]
-        if told:
-            found[f"{preset}-{of}-learning"] = (
-                f"{preset}: {of} of the training tasks after adaptation, against environment steps",
-                lambda measure=measure, told=told: _learning(preset, told, measure),  # type: ignore[misc]
-            )
-    for members in kinds:
-        if members[0].groups:
-            found.setdefault(
-                f"{preset}-{members[0].method}-families",
-                (
-                    f"{preset}, {members[0].method}: success by family before and after adaptation",
-                    lambda members=members: _families(preset, members),  # type: ignore[misc]
-                ),
-            )
-    return found
 
 
 def _adaptation(preset: str, kinds: Kinds) -> Figure:

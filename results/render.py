@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from figures import draw_all, names
+from figures import draw_all, of_preset
 
 from maml_rl.experiments.methods import RL2
 from maml_rl.experiments.presets import EXPERIMENTS, Return
@@ -31,7 +31,9 @@ ROOT = HERE.parent
 PAGES = ("README.md", "RESULTS.md")
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n)(.*?)(<!-- /results -->)", re.DOTALL)
 PAPERS = ("point-nav", "half-cheetah-dir", "half-cheetah-vel", "ant-vel", "ant-dir")
-PUBLISHED_SUCCESS = {  # Yu et al. 2019, arXiv 1910.10897v2: Table 1 and the text; more steps than ours
+PUBLISHED_SUCCESS: dict[
+    str, dict[str, float]
+] = {  # Yu et al. 2019, arXiv 1910.10897v2: Table 1 and the text; more steps than ours
     "metaworld-ml1-reach": {"maml": 100},
     "metaworld-ml10": {"maml": 31.6, "rl2": 35.8},
     "metaworld-ml45": {"maml": 39.9, "rl2": 33.3},
@@ -60,10 +62,10 @@ def block(name: str, results: Sequence[Published]) -> str:
         lines = _supervised if name == "supervised" else _few_shot
         of_program = [r for r in results if r.program == "supervised"]
         return "\n".join(lines(sorted(of_program, key=lambda r: list(SUPERVISED).index(r.preset))))
-    of_preset = [r for r in results if r.program == "maml-rl" and r.preset == name]
-    if not of_preset:
+    ours = [r for r in results if r.program == "maml-rl" and r.preset == name]
+    if not ours:
         raise SystemExit(f"results: {name!r} names no preset that there are results of")
-    return "\n".join(_of_preset(name, of_preset))
+    return "\n".join(_of_preset(name, ours))
 
 
 def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
@@ -76,7 +78,7 @@ def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
             [k for k in kinds if SUCCESS in k[0].rows], SUCCESS, lambda method: (), 1, scale=100
         )
         yield from _families(kinds)
-    for name, meaning in names(preset, results).items():
+    for name, (meaning, _) in of_preset(preset, results).items():
         yield f"\n![{meaning}](docs/figures/{name}.svg)"
     yield from _origins(results)
 
@@ -87,8 +89,8 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
     yield "| return after gradient steps | " + " | ".join(map(str, range(steps))) + " |"
     yield "|---" * (1 + steps) + "|"
     for preset in PAPERS:
-        of_preset = [r for r in results if r.program == "maml-rl" and r.preset == preset]
-        kinds = {members[0].title: members for members in by_kind(of_preset)}
+        ours = [r for r in results if r.program == "maml-rl" and r.preset == preset]
+        kinds = {members[0].title: members for members in by_kind(ours)}
         members = kinds.get("maml") or next((kinds[name] for name in kinds if SHIPPED in name), None)
         if members is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from paths import ROOT
@@ -29,10 +31,13 @@ def script(folder: Path) -> Any:
     return module
 
 
-def render(folder: Path, *arguments: str) -> str:
-    """What the script of this folder says when it fails; nothing when all is well."""
+def render(folder: Path, *arguments: str, draw: bool = False) -> str:
+    """What the script of this folder says when it fails; nothing when all is well. Drawing takes the most time."""
+    made = script(folder)
+    if not draw:
+        made.draw_all = lambda *_: None
     try:
-        script(folder).main(arguments)
+        made.main(arguments)
     except SystemExit as end:
         return str(end)
     return ""
@@ -61,6 +66,40 @@ def test_every_result_has_what_it_takes_to_repeat_it() -> None:
         assert not found.evaluation["commit"].endswith("-dirty"), path
         assert found.commands, path
         assert all(np.ndim(values) == 2 for values in found.rows.values())
+
+
+def test_the_page_shows_every_figure() -> None:
+    shown = re.findall(r"!\[[^]]+\]\(docs/figures/([^)]+)\)", (ROOT / "RESULTS.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in (ROOT / "docs" / "figures").iterdir())
+    assert len(set(shown)) == len(shown)
+
+
+def test_figures_are_of_whole_runs_by_their_own_protocol(copy: Path) -> None:
+    template = Published.load(copy / "results" / "metaworld-ml10.maml.seed0.json")
+    variants = [
+        replace(template, settings={"max_kl": 0.03}),
+        template,
+        replace(template, seed=1),
+        replace(template, protocol={"deterministic": True}),
+    ]
+    found = script(copy).of_preset("metaworld-ml10", variants)
+    drawn = {name: make() for name, (_, make) in found.items()}
+    assert set(drawn) == {
+        "metaworld-ml10-adaptation",
+        "metaworld-ml10-return-learning",
+        "metaworld-ml10-success-learning",
+        "metaworld-ml10-maml-families",
+    }
+    for name in ("adaptation", "return-learning", "success-learning"):
+        labels = [line.get_label() for line in drawn[f"metaworld-ml10-{name}"].axes[0].lines]
+        assert labels == ["maml (2 runs)", "maml (max_kl 0.03)"]
+    (families,) = drawn["metaworld-ml10-maml-families"].axes
+    assert families.get_title() == "metaworld-ml10, maml (2 runs)"
+    of_families = template.rows["success_rate"].reshape(2, 5, 10).mean(-1)
+    heights = np.array([bar.get_height() for bar in families.patches]).reshape(2, 5)
+    np.testing.assert_allclose(heights, 100 * of_families)
+    for figure in drawn.values():
+        plt.close(figure)
 
 
 @pytest.mark.system
@@ -105,13 +144,17 @@ def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None
     found = Published.load(copy / "results" / "point-nav.maml.seed1.json")
     found.rows["return"][1] -= 100
     found.save(copy / "results")
-    assert not render(copy)
+    assert not render(copy, draw=True)
     assert "-55.00 [" in (copy / "RESULTS.md").read_text()
     line = next(
         line for line in (copy / "RESULTS.md").read_text().splitlines() if line.startswith("| maml | 2 |")
     )
     assert line.count("▼") == 1
-    assert (copy / "docs" / "figures" / "point-nav-adaptation.svg").exists()
+    drawn = {path.name for path in (copy / "docs" / "figures").iterdir()}
+    assert {f"docs/figures/{name}" for name in drawn} == set(
+        re.findall(r"docs/figures/[^)]+", (copy / "RESULTS.md").read_text())
+    )
+    assert "point-nav-adaptation.svg" in drawn
 
 
 def test_a_page_that_asks_for_what_is_not_there_is_an_error(copy: Path) -> None:

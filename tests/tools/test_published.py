@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maml_rl.tools.published import CURVE_POINTS, Published, training_of
+from maml_rl.tools.published import CURVE_POINTS, Published, by_kind, training_of
 from maml_rl.tools.run_directory import RunDirectory, RunError
 
 
@@ -62,6 +62,23 @@ def test_names_tell_settings_and_protocols_apart() -> None:
     assert len(set(names)) == len(names)
     assert all(len(name) < 140 and "/" not in name for name in names)
     assert names[3] == "point-nav.maml.gae_lambda=1.0.seed3"
+
+
+def test_seeds_of_a_kind_are_joined_and_titles_tell_kinds_apart() -> None:
+    results = [
+        record(seed=1, settings={"max_kl": 0.03}, protocol={"policy": "latest"}),
+        record(seed=2),
+        record(seed=2, settings={"max_kl": 0.03}),
+        record(seed=5),
+        record(seed=2, method="rl2"),
+    ]
+    found = {members[0].title: [r.seed for r in members] for members in by_kind(results)}
+    assert found == {
+        "maml": [2, 5],
+        "maml (max_kl 0.03)": [2],
+        "maml (max_kl 0.03, policy latest)": [1],
+        "rl2": [2],
+    }
 
 
 @pytest.mark.parametrize(

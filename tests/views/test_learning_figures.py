@@ -59,6 +59,24 @@ def test_a_method_has_the_same_colour_in_every_figure() -> None:
     assert len({next(iter(found)) for found in colors.values()}) == len(METHODS)
 
 
+def test_runs_of_a_method_with_other_settings_differ_by_their_lines() -> None:
+    names = ["maml", "maml (max_kl 0.03)", "rl2", "maml (policy shipped)"]
+    curve = [(1.0, 0.1), (2.0, 0.1)]
+    panel = Panel("p", dict.fromkeys(names, curve), {"maml": curve})
+    learning, adaptation = learning_curves({name: [ROWS] for name in names}), adaptation_curves([panel])
+    for figure in (learning, adaptation):
+        looks = {
+            line.get_label(): (line.get_color(), line.get_linestyle(), line.get_alpha())
+            for line in figure.axes[0].lines
+        }
+        assert len(set(looks.values())) == len(looks) == len(figure.axes[0].lines)
+        assert {color for label, (color, *_) in looks.items() if label.startswith("maml")} == {"C0"}
+        assert looks["maml"][1] == looks["rl2"][1] == "-"
+        plt.close(figure)
+    assert looks["maml (paper)"][1:] == ("--", 0.5)
+    assert adaptation.axes[0].get_xlabel() == "gradient steps; of rl2 episodes before"
+
+
 def test_success_is_drawn_where_the_environment_tells_it(tmp_path: Path) -> None:
     without, told = make_run(tmp_path / "without"), make_run(tmp_path / "told", iterations=0)
     for i in range(1, 4):
