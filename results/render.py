@@ -201,7 +201,7 @@ def _means(scores: np.ndarray, steps: int) -> list[str]:
 def _mean(scores: np.ndarray, digits: int) -> str:
     """Mean; ± over tasks for one run, the bootstrap's ends over several."""
     if len(scores) == 1:
-        return with_interval(mean(scores), float(interval_95(scores[0])), digits)
+        return with_interval(float(mean(scores)), float(interval_95(scores[0])), digits)
     return with_bootstrap(scores, mean, digits)
 
 

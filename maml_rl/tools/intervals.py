@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 RESAMPLES = 2000
+Statistic: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Of the values of runs and tasks, the last two axes; a number for each of any axes before."""
 
 
 def interval_95(values: np.ndarray) -> np.ndarray:
@@ -20,15 +23,24 @@ def interval_95(values: np.ndarray) -> np.ndarray:
     return 1.96 * values.std(axis=-1, ddof=1) / np.sqrt(n)
 
 
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all values (Agarwal et al. 2021, arXiv 2108.13264, "IQM")."""
+def mean(scores: np.ndarray) -> np.ndarray:
+    """Of all values ``[..., runs, tasks]``."""
+    return _flat(scores).mean(axis=-1)
+
+
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of the values ``[..., runs, tasks]`` (Agarwal et al. 2021, arXiv 2108.13264: IQM)."""
     from scipy.stats import trim_mean  # slow to import, and only tables need it
 
-    return float(trim_mean(scores, proportiontocut=0.25, axis=None))
+    return np.asarray(trim_mean(_flat(scores), proportiontocut=0.25, axis=-1))
+
+
+def _flat(scores: np.ndarray) -> np.ndarray:
+    return scores.reshape(*scores.shape[:-2], -1)
 
 
 def bootstrap_interval(
-    scores: np.ndarray, statistic: Callable[[np.ndarray], float] = interquartile_mean, seed: int = 0
+    scores: np.ndarray, statistic: Statistic = interquartile_mean, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic over runs, by the stratified bootstrap of Agarwal et al. 2021.
 
@@ -40,20 +52,12 @@ def bootstrap_interval(
     runs, tasks = scores.shape
     if runs < 2:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    values = [
-        statistic(scores[rng.integers(runs, size=(runs, tasks)), np.arange(tasks)]) for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(values, (2.5, 97.5))
+    chosen = np.random.default_rng(seed).integers(runs, size=(RESAMPLES, runs, tasks))
+    low, high = np.percentile(statistic(scores[chosen, np.arange(tasks)]), (2.5, 97.5))
     return float(low), float(high)
 
 
-def mean(scores: np.ndarray) -> float:
-    """Of all values."""
-    return float(scores.mean())
-
-
-def with_bootstrap(scores: np.ndarray, statistic: Callable[[np.ndarray], float], digits: int) -> str:
+def with_bootstrap(scores: np.ndarray, statistic: Statistic, digits: int) -> str:
     """A statistic over runs, ``[runs, tasks]``, and the ends of its interval."""
     low, high = bootstrap_interval(scores, statistic)
     return f"{statistic(scores):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

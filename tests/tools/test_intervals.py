@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from maml_rl.experiments.evaluation import AdaptationResult
-from maml_rl.tools.intervals import bootstrap_interval, interquartile_mean, interval_95, with_interval
+from maml_rl.tools.intervals import (
+    bootstrap_interval,
+    interquartile_mean,
+    interval_95,
+    mean,
+    with_interval,
+)
 from maml_rl.views.figures import combine
 
 
@@ -57,16 +63,20 @@ def test_runs_of_a_method_are_averaged_task_by_task_before_the_interval() -> Non
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
     scores = np.array([[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 1000.0]])
     assert interquartile_mean(scores) == 3.5  # of 2, 3, 4, 5
+    assert mean(scores) == 127.625
+    several = np.stack([scores, scores + 1])
+    assert interquartile_mean(several).tolist() == [3.5, 4.5]
+    assert mean(several).tolist() == [127.625, 128.625]
 
 
 def test_the_bootstrap_resamples_runs_within_each_task() -> None:
     tasks = np.array([10.0, 20.0, 30.0, 40.0])
     same = np.stack([tasks, tasks])  # tasks differ, runs do not: nothing is uncertain
-    assert bootstrap_interval(same, np.mean) == (25.0, 25.0)
-    low, high = bootstrap_interval(np.stack([tasks - 1, tasks + 1]), np.mean)
+    assert bootstrap_interval(same, mean) == (25.0, 25.0)
+    low, high = bootstrap_interval(np.stack([tasks - 1, tasks + 1]), mean)
     # Of eight independent draws of -1 or 1 at most one is 1 with probability 9/256 = 3.5 %, none with 0.4 %.
     assert (low, high) == (24.25, 25.75)
-    assert bootstrap_interval(np.stack([tasks - 1, tasks + 1]), np.mean) == (low, high)  # not by chance
+    assert bootstrap_interval(np.stack([tasks - 1, tasks + 1]), mean) == (low, high)  # not by chance
 
 
 def test_the_spread_over_a_single_run_is_not_known() -> None:
@@ -77,6 +87,6 @@ def test_the_bootstraps_interval_holds_the_truth_about_as_often_as_it_says() -> 
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(60):
-        low, high = bootstrap_interval(rng.normal(size=(10, 20)), np.mean)
+        low, high = bootstrap_interval(rng.normal(size=(10, 20)), mean)
         hits += low < 0 < high
     assert 48 <= hits <= 60  # the percentile bootstrap of ten runs is a little narrow
