@@ -239,6 +239,7 @@ def test_existing_output_is_refused(run: Path) -> None:
     assert sorted(run.iterdir()) == before
 
 
+@pytest.mark.system
 def test_too_many_runners_are_refused_and_leave_no_directory(tmp_path: Path) -> None:
     arguments = ["train", "point-nav", "--num-env-runners", 500, "--output", tmp_path / "run"]
     assert_fails(arguments, "asks for 500 CPUs", 1)

@@ -49,6 +49,7 @@ def test_bytes_are_those_of_trajectories_and_parameters() -> None:
     assert found == 2 * 4 * 3 * 6 * 5 * 4 + lengths + (1 + 4) * parameters
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("local_ray")
 def test_a_runner_and_a_learner_that_die_are_counted(tmp_path: Path) -> None:
     config = tiny_config(meta_batch_size=6, num_learners=1).env_runners(num_env_runners=2)

@@ -31,6 +31,7 @@ def trained(config: Any) -> tuple[dict[str, np.ndarray], list[set[str]], list[bo
     return params, found[0], found[1]
 
 
+@pytest.mark.system
 def test_runners_of_numpy_policies_load_neither_torch_nor_rllib() -> None:
     light, loads, rllibs = trained(tiny_config())
     assert loads == [set(), set()]

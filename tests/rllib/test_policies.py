@@ -49,6 +49,7 @@ def test_the_result_is_the_same_in_another_process(kind: str, elsewhere: Any) ->
         np.testing.assert_array_equal(value, there[name], err_msg=name)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", ["image gru", "stateful rl module", "rl2 image"])
 def test_the_result_is_the_same_on_runners_and_with_a_learner_actor(kind: str) -> None:
     here = trained(tiny_config(**KINDS[kind]))

@@ -91,6 +91,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.system
 def test_classes_of_a_script_work_on_remote_runners_by_class_and_by_name(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     support = Path(__file__).parent.parent / "support"
