@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,15 +15,18 @@ from maml_rl.experiments.presets import EXPERIMENTS
 from maml_rl.tools.intervals import interval_95
 from maml_rl.tools.published import Published, by_kind
 from maml_rl.views.plots import Measure, Panel, adaptation_curves, learning_curves, success_by_group
+from supervised.views.plots import draw_comparison
 
 Kinds = Sequence[Sequence[Published]]
 """The seeds of each kind of run."""
 RETURN: Measure = "return"
 SUCCESS: Measure = "success_rate"
+Figures = dict[str, tuple[str, Callable[[], Figure]]]
+"""Name of the file -> what it shows, and what draws it."""
 
 
-def of_preset(preset: str, results: Sequence[Published]) -> dict[str, tuple[str, Callable[[], Figure]]]:
-    """Name of the file -> what it shows, and what draws it.
+def of_preset(preset: str, results: Sequence[Published]) -> Figures:
+    """Adaptation and learning curves, and success by family, of a preset's results.
 
     Runs that were measured by the preset's own protocol are drawn, those with its own settings first; the tables
     have the others, too.
@@ -30,7 +34,7 @@ def of_preset(preset: str, results: Sequence[Published]) -> dict[str, tuple[str,
     kinds = sorted(
         by_kind(r for r in results if not r.protocol), key=lambda members: len(members[0].settings)
     )
-    found: dict[str, tuple[str, Callable[[], Figure]]] = {}
+    found: Figures = {}
     if not kinds:
         return found
     found[f"{preset}-adaptation"] = (
@@ -57,16 +61,37 @@ def of_preset(preset: str, results: Sequence[Published]) -> dict[str, tuple[str,
     return found
 
 
+def of_supervised(results: Sequence[Published]) -> Figures:
+    """The methods of a preset beside each other, where there are several."""
+    found: Figures = {}
+    for preset in dict.fromkeys(r.preset for r in results):
+        rows = {r.title: rows_of(r) for r in results if r.preset == preset}
+        if len(rows) > 1:
+            meaning = f"{preset}: test tasks after gradient steps, by method"
+            found[f"{preset}-comparison"] = meaning, partial(draw_comparison, rows)
+    return found
+
+
+def rows_of(r: Published) -> list[dict[str, Any]]:
+    """What ``evaluation.json`` of a supervised run holds: mean and interval after each number of steps."""
+    return [
+        {"name": name, "mean": values.mean(1).tolist(), "interval_95": interval_95(values).tolist()}
+        for name, values in r.rows.items()
+    ]
+
+
 def draw_all(results: Sequence[Published], folder: Path) -> None:
-    """Draw the figures of all presets, in place of those of before, and say which."""
+    """Draw the figures of all presets, say which, and remove those that are no longer among them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.svg"):
-        old.unlink()
+    found = of_supervised([r for r in results if r.program == "supervised"])
     for preset in dict.fromkeys(r.preset for r in results if r.program == "maml-rl"):
-        found = of_preset(preset, [r for r in results if r.program == "maml-rl" and r.preset == preset])
-        for name, (_, make) in found.items():
-            _save(make(), folder / f"{name}.svg")
-            print(f"{folder.name}/{name}.svg")
+        found |= of_preset(preset, [r for r in results if r.program == "maml-rl" and r.preset == preset])
+    for name, (_, make) in found.items():
+        _save(make(), folder / f"{name}.svg")
+        print(f"{folder.name}/{name}.svg")
+    for path in folder.glob("*.svg"):
+        if path.stem not in found:
+            path.unlink()
 
 
 def _save(figure: Figure, path: Path) -> None:

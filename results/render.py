@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from figures import draw_all, of_preset
+from figures import Figures, draw_all, of_preset, of_supervised, rows_of
 
 from maml_rl.experiments.methods import RL2
 from maml_rl.experiments.presets import EXPERIMENTS, Return
@@ -78,9 +78,13 @@ def _of_preset(preset: str, results: Sequence[Published]) -> Iterator[str]:
             [k for k in kinds if SUCCESS in k[0].rows], SUCCESS, lambda method: (), 1, scale=100
         )
         yield from _families(kinds)
-    for name, (meaning, _) in of_preset(preset, results).items():
-        yield f"\n![{meaning}](docs/figures/{name}.svg)"
+    yield from _shown(of_preset(preset, results))
     yield from _origins(results)
+
+
+def _shown(figures: Figures) -> Iterator[str]:
+    for name, (meaning, _) in figures.items():
+        yield f"\n![{meaning}](docs/figures/{name}.svg)"
 
 
 def _overview(results: Sequence[Published]) -> Iterator[str]:
@@ -223,6 +227,7 @@ def _families(kinds: Sequence[Sequence[Published]]) -> Iterator[str]:
 
 def _supervised(results: Sequence[Published]) -> Iterator[str]:
     yield markdown([entry for r in results for entry in _entries(r)])
+    yield from _shown(of_supervised(results))
     yield from _origins(results)
 
 
@@ -245,13 +250,9 @@ def _few_shot(results: Sequence[Published]) -> Iterator[str]:
 
 
 def _entries(r: Published) -> list[Entry]:
-    rows = [
-        {"name": n, "mean": v.mean(1).tolist(), "interval_95": interval_95(v).tolist()}
-        for n, v in r.rows.items()
-    ]
     return [
         replace(entry, name=r.title) if entry.name == r.method else entry
-        for entry in entries(r.preset, r.method, rows)
+        for entry in entries(r.preset, r.method, rows_of(r))
     ]
 
 

@@ -102,6 +102,24 @@ def test_figures_are_of_whole_runs_by_their_own_protocol(copy: Path) -> None:
         plt.close(figure)
 
 
+def test_methods_of_a_supervised_preset_are_drawn_beside_each_other(copy: Path) -> None:
+    template = Published.load(copy / "results" / "sinusoid.maml.seed0.json")
+    oracle = replace(
+        template, method="oracle", rows={name: values + 1 for name, values in template.rows.items()}
+    )
+    found = script(copy).of_supervised([template, oracle, replace(template, preset="sinusoid-best")])
+    assert list(found) == ["sinusoid-comparison"]
+    figure = found["sinusoid-comparison"][1]()
+    assert (
+        [axes.get_title() for axes in figure.axes] == list(template.rows) == ["5-shot", "10-shot", "20-shot"]
+    )
+    for axes, values in zip(figure.axes, template.rows.values(), strict=True):
+        drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+        np.testing.assert_allclose(drawn["maml"], values.mean(1))
+        np.testing.assert_allclose(drawn["oracle"], values.mean(1) + 1)
+    plt.close(figure)
+
+
 @pytest.mark.system
 def test_a_changed_table_and_a_changed_file_are_noticed(copy: Path) -> None:
     page = copy / "RESULTS.md"
@@ -144,6 +162,9 @@ def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None
     found = Published.load(copy / "results" / "point-nav.maml.seed1.json")
     found.rows["return"][1] -= 100
     found.save(copy / "results")
+    stale = copy / "docs" / "figures" / "point-nav-of-before.svg"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     assert not render(copy, draw=True)
     assert "-55.00 [" in (copy / "RESULTS.md").read_text()
     line = next(
