@@ -10,6 +10,7 @@ goals, which takes about eight seconds for ML10.
 
 from __future__ import annotations
 
+import difflib
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -269,7 +270,7 @@ class MetaWorldML1(_MetaWorld):
     def __init__(
         self, num_envs: int = 1, *, task: str = "reach-v3", max_episode_steps: int = HORIZON, **kwargs: Any
     ) -> None:
-        _check_families("task", (task,))
+        _check_family("task is", task)
         super().__init__(num_envs, ml1(task), max_episode_steps, **kwargs)
 
 
@@ -329,6 +330,16 @@ def chosen(train: Sequence[str], test: Sequence[str] = ()) -> Benchmark:
 
 
 def _check_families(name: str, families: Sequence[str]) -> None:
-    if isinstance(families, str) or not all(family in FAMILIES for family in families):
-        told = families[0] if name == "task" else families
-        raise ValueError(f"{name} is {told!r}; it must be one of: {', '.join(sorted(FAMILIES))}")
+    if isinstance(families, str) or not isinstance(families, Sequence):
+        raise ValueError(
+            f'{name} is {families!r}; it must be a list of families, such as ["reach-v3", "push-v3"]'
+        )
+    for family in families:
+        _check_family(f"{name} holds", family)
+
+
+def _check_family(told: str, family: Any) -> None:
+    if family not in FAMILIES:
+        close = difflib.get_close_matches(str(family), FAMILIES, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"{told} {family!r}{hint}; it must be one of: {', '.join(sorted(FAMILIES))}")

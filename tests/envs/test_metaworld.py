@@ -261,8 +261,13 @@ def test_ml45_keeps_families_apart(mw: Any) -> None:
     ("given", "message"),
     [
         ({"train": []}, "train is \\[\\]; it must name at least one family"),
-        ({"train": "reach-v3"}, "train is 'reach-v3'; it must be one of: assembly-v3"),
-        ({"train": ["reach-v3"], "test": ["reach-v9"]}, "test is \\['reach-v9'\\]; it must be one of"),
+        ({"train": "reach-v3"}, "train is 'reach-v3'; it must be a list of families"),
+        ({"train": 3}, "train is 3; it must be a list of families"),
+        ({"train": [["reach-v3"]]}, "train holds \\['reach-v3'\\].*; it must be one of: assembly-v3"),
+        (
+            {"train": ["reach-v3"], "test": ["reach-v9"]},
+            "test holds 'reach-v9' \\(did you mean 'reach-v3'\\?\\); it must be one of: assembly-v3",
+        ),
     ],
 )
 def test_families_that_are_none_are_refused(mw: Any, given: dict[str, Any], message: str) -> None:
@@ -324,7 +329,9 @@ def test_a_task_of_no_benchmark_is_refused(mw: Any, task: list[Any], message: st
 
 
 def test_an_unknown_family_is_refused(mw: Any) -> None:
-    with pytest.raises(ValueError, match=r"task is 'reach-v9'; it must be one of: assembly-v3, "):
+    with pytest.raises(
+        ValueError, match=r"task is 'reach-v9' \(did you mean 'reach-v3'\?\); it must be one of: "
+    ):
         make("reach-v9")
 
 
