@@ -18,6 +18,7 @@ from maml_rl.cli.app import main
 from maml_rl.envs import GymTaskEnv, make_task_env
 from maml_rl.envs.offscreen import RenderingError, choose_backend
 from maml_rl.experiments.presets import get_experiment
+from maml_rl.policies.policy_file import load_policy
 from maml_rl.rllib.config import MAMLConfig
 
 PRESETS = ("metaworld-ml1-reach", "metaworld-ml1-push", "metaworld-ml1-pick-place", "metaworld-ml10")
@@ -372,6 +373,28 @@ def test_train_and_evaluate(mw: Any, tmp_path: Path) -> None:
     result = json.loads(evaluated.stdout)
     assert result["tasks"] == 50
     assert all(0 < value < 10 * 10 for row in result["returns"] for value in row), "at most 10 a step"
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("local_ray")
+def test_a_guided_policy_imitates_one_that_is_told_family_and_goal(mw: Any, tmp_path: Path) -> None:
+    tiny = [
+        "--meta-batch-size",
+        "2",
+        "--episodes-per-task",
+        "2",
+        "--horizon",
+        "10",
+        "--cg-iterations",
+        "2",
+        "--iterations",
+        "1",
+    ]
+    for method, more in (("oracle", []), ("guided", ["--expert", str(tmp_path / "oracle")])):
+        arguments = ["--method", method, *more, "--num-env-runners", "0", "--output", str(tmp_path / method)]
+        assert main(["train", "metaworld-ml1-reach", *arguments, *tiny]) == 0
+    policies = [load_policy(tmp_path / method / "policy.safetensors") for method in ("oracle", "guided")]
+    assert [policy.spec.observation_size for policy in policies] == [39 + 7, 39]
 
 
 @pytest.mark.slow
