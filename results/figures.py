@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ Kinds = Sequence[Sequence[Published]]
 """The seeds of each kind of run."""
 RETURN: Measure = "return"
 SUCCESS: Measure = "success_rate"
+_WIDTH = 42
+"""Letters in a line of a legend."""
 Figures = dict[str, tuple[str, Callable[[], Figure]]]
 """Name of the file -> what it shows, and what draws it."""
 
@@ -113,7 +116,7 @@ def _adaptation(preset: str, kinds: Kinds) -> Figure:
 
 
 def _learning(preset: str, kinds: Kinds, measure: Measure) -> Figure:
-    curves = {members[0].title: [_rows(r) for r in members] for members in kinds}
+    curves = {_title(members): [_rows(r) for r in members] for members in kinds}
     return learning_curves(curves, preset, against="env_steps", measure=measure)
 
 
@@ -128,7 +131,12 @@ def _families(preset: str, members: Sequence[Published]) -> Figure:
 
 
 def _label(members: Sequence[Published]) -> str:
-    return members[0].title + (f" ({len(members)} runs)" if len(members) > 1 else "")
+    return _title(members) + (f" ({len(members)} runs)" if len(members) > 1 else "")
+
+
+def _title(members: Sequence[Published]) -> str:
+    """In lines that leave room for the curves."""
+    return textwrap.fill(members[0].title, _WIDTH)
 
 
 def _rows(r: Published) -> list[dict[str, float]]:
