@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 
 from maml_rl.experiments.presets import EXPERIMENTS
 from maml_rl.tools.intervals import interval_95
 from maml_rl.tools.published import Published, by_kind
+from maml_rl.views.figures import combine, success_rates
 from maml_rl.views.plots import Measure, Panel, adaptation_curves, learning_curves, success_by_group
 from supervised.views.plots import draw_comparison
 
@@ -105,11 +105,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _adaptation(preset: str, kinds: Kinds) -> Figure:
-    curves = {}
-    for members in kinds:
-        scores = np.stack([r.rows[RETURN] for r in members]).mean(0)
-        widths = interval_95(scores).tolist()
-        curves[_label(members)] = list(zip(scores.mean(1).tolist(), widths, strict=True))
+    curves = {_label(members): combine([{"returns": r.rows[RETURN]} for r in members]) for members in kinds}
     paper = EXPERIMENTS[preset].paper
     methods = dict.fromkeys(members[0].method for members in kinds)
     return adaptation_curves([Panel(preset, curves, {m: paper[m] for m in methods if m in paper})])
@@ -121,12 +117,7 @@ def _learning(preset: str, kinds: Kinds, measure: Measure) -> Figure:
 
 
 def _families(preset: str, members: Sequence[Published]) -> Figure:
-    scores = np.stack([r.rows[SUCCESS] for r in members]).mean(0)
-    of = np.array(members[0].groups)
-    rates = {
-        family: (float(scores[0, of == family].mean()), float(scores[-1, of == family].mean()))
-        for family in dict.fromkeys(members[0].groups)
-    }
+    rates = success_rates([{"groups": r.groups, "success": r.rows[SUCCESS]} for r in members])
     return success_by_group(rates, f"{preset}, {_label(members)}")
 
 
