@@ -9,7 +9,6 @@ copy after the other.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from maml_rl.envs.oracle import TaskInObservation
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.trials import TRIAL_EPISODES, TrialEnv
 from maml_rl.envs.vector_adapter import VectorTaskEnv
-from maml_rl.tools.checks import COUNT, checked
+from maml_rl.tools.checks import COUNT, checked, did_you_mean
 
 __all__ = [
     "GymTaskEnv",
@@ -65,8 +64,7 @@ def check_env_name(name: Any) -> Callable[..., TaskVectorEnv]:
         target = find_target(name)
     except ValueError as error:
         known = sorted(filter(is_own, gymnasium.registry))
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, known, cutoff=0.5)
         raise ValueError(f"{error}{hint}; there are {', '.join(known)}, or module:Class") from error
     if isinstance(target, str):
         family = gymnasium.registry[target].vector_entry_point

@@ -10,7 +10,6 @@ goals, which takes about eight seconds for ML10.
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ import gymnasium
 import numpy as np
 
 from maml_rl.envs.gym_adapter import GymTaskEnv
+from maml_rl.tools.checks import did_you_mean
 
 try:
     import metaworld
@@ -340,6 +340,5 @@ def _check_families(name: str, families: Sequence[str]) -> None:
 
 def _check_family(told: str, family: Any) -> None:
     if family not in FAMILIES:
-        close = difflib.get_close_matches(str(family), FAMILIES, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(family, FAMILIES)
         raise ValueError(f"{told} {family!r}{hint}; it must be one of: {', '.join(sorted(FAMILIES))}")

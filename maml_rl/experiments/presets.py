@@ -6,7 +6,6 @@ cbfinn/maml_rl. Where the two disagree the choice is explained.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from maml_rl.rllib.config import MAMLConfig
+from maml_rl.tools.checks import did_you_mean
 
 Return: TypeAlias = tuple[float, float | None]
 TestTasks: TypeAlias = Callable[[str, Mapping[str, Any]], np.ndarray]
@@ -373,8 +373,7 @@ def get_experiment(name: str) -> Experiment:
         config = MAMLConfig().environment(name)
         return Experiment(config.copy, iterations=100, test_tasks=None, test_episodes=20)
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(name, EXPERIMENTS)
         raise ValueError(
             f"preset is {name!r}{hint}; it must be one of: {', '.join(EXPERIMENTS)}, or module:Class"
         )

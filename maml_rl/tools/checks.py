@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ def integer_of_at_least(least: int) -> Rule:
 
 def one_of(allowed: tuple[str, ...]) -> Rule:
     return f"one of: {', '.join(allowed)}", lambda v: isinstance(v, str) and v in allowed
+
+
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The nearest of the known names, in parentheses; nothing if none is near."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=cutoff)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 COUNT: Rule = ("a positive integer", lambda v: is_integer(v) and v >= 1)
