@@ -83,6 +83,11 @@ def rows_of(r: Published) -> list[dict[str, Any]]:
     ]
 
 
+def rates_of(members: Sequence[Published]) -> dict[str, tuple[float, float]]:
+    """Success rate by family before and after adaptation, in the mean over seeds."""
+    return success_rates([{"groups": r.groups, "success": r.rows[SUCCESS]} for r in members])
+
+
 def draw_all(results: Sequence[Published], folder: Path) -> None:
     """Draw the figures of all presets, say which, and remove those that are no longer among them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +122,7 @@ def _learning(preset: str, kinds: Kinds, measure: Measure) -> Figure:
 
 
 def _families(preset: str, members: Sequence[Published]) -> Figure:
-    rates = success_rates([{"groups": r.groups, "success": r.rows[SUCCESS]} for r in members])
-    return success_by_group(rates, f"{preset}, {_label(members)}")
+    return success_by_group(rates_of(members), f"{preset}, {_label(members)}")
 
 
 def _label(members: Sequence[Published]) -> str:

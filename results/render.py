@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from figures import Figures, draw_all, of_preset, of_supervised, rows_of
+from figures import Figures, draw_all, of_preset, of_supervised, rates_of, rows_of
 
 from maml_rl.experiments.methods import RL2
 from maml_rl.experiments.presets import EXPERIMENTS, Return
@@ -219,9 +219,8 @@ def _families(kinds: Sequence[Sequence[Published]]) -> Iterator[str]:
     yield "| | " + " | ".join(families) + " |"
     yield "|---" * (1 + len(families)) + "|"
     for members in grouped:
-        values = 100 * np.stack([r.rows[SUCCESS] for r in members]).mean(0)
-        of = np.array(members[0].groups)
-        cells = [f"{values[0, of == f].mean():.0f} -> {values[-1, of == f].mean():.0f}" for f in families]
+        rates = rates_of(members)
+        cells = ["{:.0f} -> {:.0f}".format(*(100 * rate for rate in rates[f])) for f in families]
         yield "| " + " | ".join([members[0].title, *cells]) + " |"
 
 
