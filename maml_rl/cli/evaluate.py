@@ -65,7 +65,7 @@ def evaluate(
         json: print JSON instead of a table.
     """
     from maml_rl.experiments.held_out import HeldOut
-    from maml_rl.experiments.run import Run, policy_of_others
+    from maml_rl.experiments.run import trained_policy
 
     chosen = {
         "steps": steps,
@@ -78,8 +78,7 @@ def evaluate(
     }
 
     _check_workers(num_workers)
-    folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else policy_of_others(run)
+    folder, loaded = trained_policy(run, policy, pretrained)
     held_out = HeldOut(
         loaded,
         steps=steps,

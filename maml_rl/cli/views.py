@@ -77,13 +77,12 @@ def video(
 
     from maml_rl.experiments.held_out import HeldOut
     from maml_rl.experiments.methods import METHODS
-    from maml_rl.experiments.run import Run, policy_of_others
+    from maml_rl.experiments.run import trained_policy
     from maml_rl.tools.progress import counting_display
     from maml_rl.tools.storage import writable_file
     from maml_rl.views.video import make_video
 
-    folder = None if pretrained else Run.open(run)
-    loaded = folder.policy(policy) if folder else policy_of_others(run)
+    folder, loaded = trained_policy(run, policy, pretrained)
     if steps is None:
         steps = 1 if METHODS[loaded.info["method"]].adapts else 0
     held_out = HeldOut(loaded, steps=steps, inner_lr=inner_lr, seed=seed, env=env, module=module)

@@ -18,6 +18,7 @@ from maml_rl.policies.policy_file import (
     PolicyFileError,
     load_policy,
     pretrained_policy,
+    shipped_policies,
 )
 from maml_rl.tools.run_directory import RunDirectory, RunError
 
@@ -77,13 +78,30 @@ class Run(RunDirectory):
         return policy
 
 
-def policy_of_others(name: str) -> PolicyFile:
-    """The policy of a preset that comes with the package, or that in an exported folder.
+def trained_policy(name: str, which: str, pretrained: bool) -> tuple[Run | None, PolicyFile]:
+    """The run in the directory ``name`` and its policy, or a policy that has no run.
+
+    Args:
+        name: a run directory; if ``pretrained``, a preset whose policy comes with the package or an exported
+            folder.
+        which: the run's best or its latest policy.
+        pretrained: whether the policy has no run.
 
     Raises:
-        PolicyFileError: there is none, it is damaged, or it lacks what adaptation needs.
+        RunError: there is no such run.
+        PolicyFileError: there is no such policy, it is damaged, or it lacks what adaptation needs.
     """
-    return _complete(pretrained_policy(name))
+    if pretrained:
+        return None, _complete(pretrained_policy(name))
+    try:
+        run = Run.open(name)
+        return run, run.policy(which)
+    except RunError as error:
+        if name in shipped_policies():
+            raise RunError(
+                f"{error}; with --pretrained, {name} is the policy that comes with the package"
+            ) from error
+        raise
 
 
 def _complete(path: Path) -> PolicyFile:

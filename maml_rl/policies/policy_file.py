@@ -160,13 +160,18 @@ def pretrained_policy(preset: str) -> Path:
     exported = Path(preset) / POLICY
     if exported.is_file():
         return exported
-    known = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+    known = shipped_policies()
     if preset not in known:
         raise PolicyFileError(
             f"no policy of {preset!r} comes with the package, and it is no folder with a {POLICY}; there are: "
             f"{', '.join(known)}"
         )
     return PRETRAINED / f"{preset}.safetensors"
+
+
+def shipped_policies() -> list[str]:
+    """The presets of which a policy comes with the package."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
 
 def policy_file_in(source: Place) -> Path:

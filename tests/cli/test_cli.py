@@ -141,6 +141,8 @@ def test_interrupt_and_resume_equal_an_uninterrupted_run(run: Path, tmp_path: Pa
         (["train", "point-nav", "--iterations", "0"], "iterations is 0"),
         (["train", "point-nav", "--seed", "-3"], "seed is -3; it must be"),
         (["evaluate", "no/such/run"], "no/such/run is not a run: config.json"),
+        (["evaluate", "ant-vel"], "with --pretrained, ant-vel is the policy that comes with the package"),
+        (["video", "ant-vel"], "with --pretrained, ant-vel is the policy that comes with the package"),
         (["plot", "no/such/run"], "no/such/run is not a run: config.json"),
         (["train", "--resume", "no/such/run"], "no/such/run is not a run: config.json"),
     ],

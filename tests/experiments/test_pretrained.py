@@ -11,9 +11,9 @@ from maml_rl.cli.app import main
 from maml_rl.experiments.evaluation import evaluate
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.experiments.presets import get_experiment
-from maml_rl.policies.policy_file import PRETRAINED, PolicyFileError, load_policy, pretrained_policy
+from maml_rl.policies.policy_file import PolicyFileError, load_policy, pretrained_policy, shipped_policies
 
-SHIPPED = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+SHIPPED = shipped_policies()
 
 
 def test_there_are_some() -> None:
