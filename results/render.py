@@ -99,7 +99,8 @@ def _overview(results: Sequence[Published]) -> Iterator[str]:
         if members is None:
             continue
         scores = np.stack([r.rows["return"] for r in members])
-        seeds = "shipped policy" if SHIPPED in members[0].title else f"{len(members)} seeds"
+        plural = "s" * (len(members) > 1)
+        seeds = "shipped policy" if SHIPPED in members[0].title else f"{len(members)} seed{plural}"
         guided = "" if members[0].method == "maml" else f", {members[0].method}"
         paper = EXPERIMENTS[preset].paper["maml"]
         marks = [_mark(scores[:, k], paper[k : k + 1]) for k in range(scores.shape[1])]
@@ -194,7 +195,10 @@ def _told(paper: Sequence[Return]) -> list[str]:
 
 def _per_run(members: Sequence[Published], name: str, unit: float) -> str:
     values = [r.training[name] / unit for r in members if name in r.training]
-    return f"{np.mean(values):.2g}" if values else ""
+    if not values:
+        return ""
+    average = float(np.mean(values))
+    return f"{average:.2g}" if average < 100 else f"{average:.0f}"  # 160, not 1.6e+02
 
 
 def _means(scores: np.ndarray, steps: int) -> list[str]:

@@ -145,14 +145,15 @@ def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None
     for seed, offset in ((0, 0.0), (1, 2.0)):
         values = np.array([[-41.0] * 4, [-20.0, -20.0, -20.0, 36.0]]) + offset
         plain = replace(template, method="maml", settings={}, protocol={}, seed=seed)
+        plain.training["env_steps"] = 159.6e6
         replace(plain, rows={"return": values}).save(copy / "results")
     assert not render(copy)
     text = (copy / "RESULTS.md").read_text()
     # Means of two seeds; the paper's are -40.41 and -11.68; the middle four of eight are -20, -18, -18, -18.
     overview = (copy / "README.md").read_text()
     assert "| point-nav: 2 seeds | -40.0 [" in overview
-    assert "| half-cheetah-dir: shipped policy |" in overview
-    line = next(line for line in text.splitlines() if line.startswith("| maml | 2 |"))
+    assert "| half-cheetah-vel: shipped policy |" in overview
+    line = next(line for line in text.splitlines() if line.startswith("| maml | 2 | 160 |"))
     assert "| -40.00 [" in line
     assert "| -5.00 [" in line
     assert "▼" not in line
