@@ -28,7 +28,9 @@ from maml_rl.tools.options import explanations, given, option_groups
 from maml_rl.tools.ray_start import cluster_named, start_ray
 
 GROUPS = {
-    "adaptation": ("inner_lr", "inner_steps", "learn_inner_lr", "first_order", "context_size"),
+    "adaptation": (
+        *("inner_lr", "inner_steps", "inner_loss", "learn_inner_lr", "first_order", "context_size"),
+    ),
     "data": (
         "meta_batch_size",
         "episodes_per_task",

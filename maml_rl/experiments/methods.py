@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from maml_rl.envs import TASK_IN_OBSERVATION
 from maml_rl.envs.trials import TRIAL_EPISODES
@@ -40,9 +40,13 @@ class Method:
     adapts: bool = True
 
 
+NO_INNER_STEP: dict[str, Any] = {"inner_steps": 0, "inner_loss": "log_prob"}
+"""With the loss of a step that there is not at its default, whichever the experiment's is."""
+
+
 def _single_policy(config: MAMLConfig) -> MAMLConfig:
     """TRPO on 100 episodes per iteration (code), five each of 20 tasks: episodes of a task step together."""
-    return config.training(inner_steps=0, meta_batch_size=20, episodes_per_task=5)
+    return config.training(**NO_INNER_STEP, meta_batch_size=20, episodes_per_task=5)
 
 
 def _told_the_task(config: MAMLConfig) -> MAMLConfig:
@@ -54,7 +58,7 @@ def _told_the_task(config: MAMLConfig) -> MAMLConfig:
 def _remembers(config: MAMLConfig) -> MAMLConfig:
     """PPO over whole trials (Duan et al. 2016: TRPO); sizes from trials on point navigation: see docs/log.md."""
     return config.training(
-        inner_steps=0,
+        **NO_INNER_STEP,
         outer_update="ppo",
         recurrent="gru",
         hidden_sizes=(64,),

@@ -58,6 +58,18 @@ def adapted_policy(
     return spec(params, post.observations)
 
 
+def with_old_log_probs(
+    spec: Policy, meta_params: Params, pre: Sequence[Samples], inner_lr: float
+) -> tuple[Samples, ...]:
+    """The samples of each inner step, with the log-probabilities under the policies that drew them."""
+    drawn: list[Samples] = []
+    for step, samples in enumerate(pre):
+        with torch.no_grad():  # the adaptation enables what it needs
+            policy = adapted_policy(spec, meta_params, pre[:step], samples, inner_lr, first_order=True)
+            drawn.append(samples._replace(old_log_probs=policy.log_prob(samples.actions)))
+    return tuple(drawn)
+
+
 def adapt_in_chunks(
     spec: Policy,
     meta_params: Params,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,25 +27,31 @@ class Samples(NamedTuple):
     For recurrent policies they are whole episodes, ``*samples`` being the dimensions ``episodes`` and ``steps``.
 
     ``weights`` are 1 / (number of valid transitions of the task), and 0 on padding: a weighted sum is the
-    mean over the task's valid transitions.
+    mean over the task's valid transitions. ``old_log_probs`` are those of the actions under the policy that drew
+    them, where the inner loss is a likelihood ratio.
     """
 
     observations: Float[Tensor, "tasks ... observation"]
     actions: Float[Tensor, "tasks ... action"]
     advantages: Float[Tensor, "tasks ..."]
     weights: Float[Tensor, "tasks ..."]
+    old_log_probs: Float[Tensor, "tasks ..."] | None = None
+
+    def each(self, part: Callable[[Tensor], Tensor]) -> Samples:
+        """The same with a part of every field, or with every field in another form."""
+        return Samples._make(None if field is None else part(field) for field in self)
 
     def tasks(self, start: int, stop: int) -> Samples:
         """The samples of tasks ``start .. stop - 1``, trimmed to the longest of them or of their episodes."""
         valid = self.weights[start:stop] != 0
         longest = int(valid.sum(-1).max())
         if valid.ndim > 2:
-            return Samples(*(field[start:stop, :, :longest] for field in self))
-        return Samples(*(field[start:stop, :longest] for field in self))
+            return self.each(lambda field: field[start:stop, :, :longest])
+        return self.each(lambda field: field[start:stop, :longest])
 
     def of_tasks(self, index: Int[Tensor, " chosen"]) -> Samples:
         """The samples of some tasks, in the order of ``index``."""
-        return Samples(*(field[index] for field in self))
+        return self.each(lambda field: field[index])
 
     def thinned(self, fraction: float) -> Samples:
         """An evenly spaced ``fraction`` of each task's samples or episodes, the weights scaled to remain a mean."""
@@ -56,12 +62,12 @@ class Samples(NamedTuple):
 
     def merged(self) -> Samples:
         """All tasks as a single one; whole episodes only. Every task counts alike."""
-        joined = Samples(*(field.flatten(0, 1)[None] for field in self))
+        joined = self.each(lambda field: field.flatten(0, 1)[None])
         return joined._replace(weights=joined.weights / len(self.weights))
 
     def select(self, index: Int[Tensor, " selected"]) -> Samples:
         """Some of each task's samples or episodes, the weights scaled to remain a mean."""
-        chosen = Samples(*(field[:, index] for field in self))
+        chosen = self.each(lambda field: field[:, index])
         every = tuple(range(1, chosen.weights.ndim))
         total = chosen.weights.sum(every, keepdim=True).clamp(min=torch.finfo(chosen.weights.dtype).tiny)
         return chosen._replace(weights=chosen.weights / total)

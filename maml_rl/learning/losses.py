@@ -1,4 +1,4 @@
-"""The inner policy-gradient loss, and each outer loss with the KL from one function."""
+"""The inner policy-gradient losses, and each outer loss with the KL from one function."""
 
 from __future__ import annotations
 
@@ -16,21 +16,40 @@ LossAndKL: TypeAlias = tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]
 OuterLoss: TypeAlias = Callable[[Distribution, Distribution, Samples], LossAndKL]
 """``(policy, old policy, post-adaptation samples) -> (loss, mean KL(old || new))`` of each task."""
 
+INNER_LOSSES = ("log_prob", "likelihood_ratio")
+
 
 def policy_gradient_loss(policy: Distribution, samples: Samples) -> Float[Tensor, " tasks"]:
-    """-mean(log pi(a|s) A) of each task: REINFORCE with a baseline (Finn et al. 2017, eq. 4 and sec. 5.3)."""
-    return -weighted_sum(policy.log_prob(samples.actions) * samples.advantages, samples)
+    """The inner loss of each task, a likelihood ratio where the samples have ``old_log_probs``.
+
+    ``log_prob``: -mean(log pi(a|s) A), REINFORCE with a baseline (Finn et al. 2017, eq. 4 and sec. 5.3).
+    ``likelihood_ratio``: -mean(pi / pi_old A) (Rothfuss et al. 2019, "ProMP", sec. 5: low-variance curvature).
+
+    Where the samples were drawn both have the same gradient, so adaptation is the same. Their Hessians, which the
+    meta-gradient needs, are not: the expected return's has the outer product of grad log pi with itself, by which
+    the policy before adaptation is credited with what it finds out. The first loss lacks it; the second has it of
+    each step, and leaves out the noisy products of different steps.
+    """
+    log_probs = policy.log_prob(samples.actions)
+    if samples.old_log_probs is not None:
+        return surrogate(log_probs, samples.old_log_probs, samples)
+    return -weighted_sum(log_probs * samples.advantages, samples)
+
+
+def surrogate(
+    log_probs: Float[Tensor, "tasks ..."], old_log_probs: Float[Tensor, "tasks ..."], samples: Samples
+) -> Float[Tensor, " tasks"]:
+    """-mean(pi / pi_old A) of each task (Schulman et al. 2015, eq. 14)."""
+    return -weighted_sum((log_probs - old_log_probs).exp() * samples.advantages, samples)
 
 
 def surrogate_and_kl(policy: Distribution, old_policy: Distribution, samples: Samples) -> LossAndKL:
     """-mean(pi / pi_old A) and mean KL(old || new) of each task on its post-adaptation samples.
 
-    The single definition of both: the gradient, the curvature and the line search all use it
-    (Schulman et al. 2015, eq. 14).
+    The single definition of both: the gradient, the curvature and the line search all use it.
     """
-    ratio = (policy.log_prob(samples.actions) - old_policy.log_prob(samples.actions)).exp()
-    surrogate = -weighted_sum(ratio * samples.advantages, samples)
-    return surrogate, mean_kl(old_policy, policy, samples)
+    log_probs = policy.log_prob(samples.actions), old_policy.log_prob(samples.actions)
+    return surrogate(*log_probs, samples), mean_kl(old_policy, policy, samples)
 
 
 def clipped_surrogate_and_kl(clip: float, entropy_coeff: float = 0.0) -> OuterLoss:

@@ -28,6 +28,7 @@ class MetaUpdateSettings:
     inner_lr: float
     max_kl: float = 0.01
     first_order: bool = False
+    inner_loss: str = "log_prob"
     hvp: str = "finite_difference"
     hvp_step: float = 0.005
     curvature_fraction: float = 1.0
@@ -151,6 +152,7 @@ def meta_update(
         inner_lr=settings.inner_lr,
         first_order=settings.first_order,
         outer_loss=outer_loss,
+        inner_loss=settings.inner_loss,
         parallel_map=parallel_map,
     )
     objective = MetaObjective(own)

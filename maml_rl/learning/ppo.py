@@ -31,6 +31,7 @@ class PPOSettings:
 
     inner_lr: float = 0.1
     first_order: bool = False
+    inner_loss: str = "log_prob"
     lr: float = 1e-3
     num_epochs: int = 10
     minibatch_size: int = 1000

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from maml_rl.learning.adaptation import adapted_policy, in_chunks
+from maml_rl.learning.adaptation import adapted_policy, in_chunks, with_old_log_probs
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.losses import OuterLoss, surrogate_and_kl
@@ -87,6 +87,7 @@ class TaskSums:
         pre: the samples each inner step adapts on, in order.
         post: the samples drawn with the adapted policies.
         outer_loss: of the adapted policies on ``post``.
+        inner_loss: one of ``INNER_LOSSES``.
         parallel_map: how chunks of tasks are mapped: see ``threads.py``.
         share: which tasks these are, if there are other learners; ``samples_per_task`` as in ``Share.chunks``.
     """
@@ -101,6 +102,7 @@ class TaskSums:
         inner_lr: float,
         first_order: bool = False,
         outer_loss: OuterLoss = surrogate_and_kl,
+        inner_loss: str = "log_prob",
         parallel_map: Map = map,
         share: Share | None = None,
         samples_per_task: int | None = None,
@@ -118,9 +120,15 @@ class TaskSums:
             node: Chunk(tuple(s.tasks(p.start, p.stop) for s in pre), post.tasks(p.start, p.stop))
             for node, p in zip(nodes, places, strict=True)
         }
+        if inner_loss == "likelihood_ratio":
+            drawn = self.map(partial(self._with_old_log_probs, meta_params), self._chunks.values())
+            self._chunks = dict(zip(nodes, drawn, strict=True))
         adapted = self.map(partial(self._adapted_policy, meta_params), self._chunks.values())
         self._old = dict(zip(nodes, adapted, strict=True))
         self._curvatures: list[ChunkCurvature] = []
+
+    def _with_old_log_probs(self, meta_params: Params, chunk: Chunk) -> Chunk:
+        return chunk._replace(pre=with_old_log_probs(self._spec, meta_params, chunk.pre, self._inner_lr))
 
     def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Distribution:
         with torch.no_grad():  # the adaptation enables what it needs

@@ -22,7 +22,16 @@ from maml_rl.rllib.env_registry import find_env
 from maml_rl.rllib.env_runner import MAMLEnvRunner
 from maml_rl.rllib.model_config import fields_of
 from maml_rl.rllib.policy_builder import Model, build_policy
-from maml_rl.rllib.rules import HVP, RULES, TRAINING_FIELDS, Activation, OuterUpdate, Recurrent, reject_unused
+from maml_rl.rllib.rules import (
+    HVP,
+    RULES,
+    TRAINING_FIELDS,
+    Activation,
+    InnerLoss,
+    OuterUpdate,
+    Recurrent,
+    reject_unused,
+)
 from maml_rl.tools.checks import checked, plain
 from maml_rl.tools.time_limit import SAMPLE_TIMEOUT_S
 
@@ -56,6 +65,7 @@ class MAMLConfig(AlgorithmConfig):
         self.context_size: int = 0
         self.learn_inner_lr: bool = False
         self.first_order: bool = False
+        self.inner_loss: InnerLoss = "log_prob"  # paper, eq. 4
         self.expert: str | None = None
         self.expert_std_scale: float = 1.0
         self.expert_clip: bool = False
@@ -108,6 +118,7 @@ class MAMLConfig(AlgorithmConfig):
         context_size: int = NotProvided,
         learn_inner_lr: bool = NotProvided,
         first_order: bool = NotProvided,
+        inner_loss: InnerLoss = NotProvided,
         expert: str = NotProvided,
         expert_std_scale: float = NotProvided,
         expert_clip: bool = NotProvided,
@@ -156,6 +167,8 @@ class MAMLConfig(AlgorithmConfig):
                 adapts the whole policy.
             learn_inner_lr: meta-learn one step size per parameter (Li et al. 2017, Meta-SGD).
             first_order: drop second derivatives through the inner step (Finn et al. 2017, sec. 5.2).
+            inner_loss: what the inner step is a step on: ``log_prob``, or ``likelihood_ratio``, which has the same
+                gradient but also the right second derivative of the expected return (Rothfuss et al. 2019, ProMP).
             expert: run directory or policy file of an oracle to imitate, instead of maximising the return
                 (Mendonca et al. 2019).
             expert_std_scale: factor on the expert's standard deviation, which is imitated too; an expert explores
@@ -339,6 +352,7 @@ class MAMLConfig(AlgorithmConfig):
             inner_lr=self.inner_lr,
             max_kl=self.max_kl,
             first_order=self.first_order,
+            inner_loss=self.inner_loss,
             hvp=self.hvp,
             hvp_step=self.hvp_step,
             curvature_fraction=self.curvature_fraction,
@@ -353,6 +367,7 @@ class MAMLConfig(AlgorithmConfig):
         return PPOSettings(
             inner_lr=self.inner_lr,
             first_order=self.first_order,
+            inner_loss=self.inner_loss,
             lr=self.lr,
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,

@@ -24,6 +24,8 @@ def reject_contradictions(config: Any, default: Any) -> None:
             raise ValueError(
                 f"{name} is {getattr(config, name)!r}, but inner_steps is 0: there is no inner step"
             )
+    if config.inner_steps == 0 and config.inner_loss != default.inner_loss:
+        raise ValueError(f"inner_loss is {config.inner_loss!r}, but inner_steps is 0: there is no inner step")
     if config.num_learners > 1:
         if config.inner_steps == 0:
             raise ValueError(

@@ -102,6 +102,7 @@ class LearnerShare:
             inner_lr=self._config.inner_lr,
             first_order=self._config.first_order,
             outer_loss=outer_loss,
+            inner_loss=self._config.inner_loss,
             parallel_map=parallel_map,
             share=None if alone else share,
             samples_per_task=self._samples_per_task(post, extent),

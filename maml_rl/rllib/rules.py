@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from maml_rl.learning.losses import INNER_LOSSES
 from maml_rl.learning.meta_update import HVPS
 from maml_rl.policies.layers import ACTIVATIONS
 from maml_rl.policies.network_policy import GATES
@@ -24,6 +25,7 @@ from maml_rl.tools.checks import (
     one_of,
 )
 
+InnerLoss = Literal["log_prob", "likelihood_ratio"]
 HVP = Literal["finite_difference", "exact"]
 OuterUpdate = Literal["trpo", "ppo"]
 Activation = Literal[
@@ -184,6 +186,7 @@ RULES: dict[str, Rule] = {
     "context_size": COUNT_OR_ZERO,
     "learn_inner_lr": BOOL,
     "first_order": BOOL,
+    "inner_loss": (" or ".join(INNER_LOSSES), lambda v: v in INNER_LOSSES),
     "expert": ("a path or None", lambda v: v is None or (isinstance(v, str) and v != "")),
     "expert_std_scale": POSITIVE,
     "expert_clip": BOOL,

@@ -134,6 +134,10 @@ def test_pooled_episodes_share_one_baseline_and_one_standardisation() -> None:
     ("fields", "message"),
     [
         ({"inner_steps": 0, "first_order": True}, "first_order is True, but inner_steps is 0"),
+        (
+            {"inner_steps": 0, "inner_loss": "likelihood_ratio"},
+            "inner_loss is 'likelihood_ratio', but inner_steps",
+        ),
         ({"inner_steps": 0, "learn_inner_lr": True}, "learn_inner_lr is True, but inner_steps is 0"),
         ({"inner_steps": 0, "context_size": 3}, "context_size is 3, but inner_steps is 0"),
         ({"learn_inner_lr": True, "context_size": 3}, "learn_inner_lr is True, but context_size is 3"),

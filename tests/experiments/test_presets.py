@@ -71,7 +71,10 @@ def test_settings(name: str) -> None:
     [
         ("point-nav", {"gae_lambda": 0.8}),
         ("half-cheetah-vel", {"hvp": "exact", "curvature_fraction": 0.2}),
-        ("half-cheetah-dir", {"hvp": "exact", "curvature_fraction": 0.2}),
+        (
+            "half-cheetah-dir",
+            {"hvp": "exact", "curvature_fraction": 0.2, "inner_loss": "likelihood_ratio"},
+        ),
         ("ant-vel", {"hvp": "exact", "curvature_fraction": 0.2, "baseline_ridge": 100.0}),
         (
             "ant-dir",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import random_params, random_samples, small_spec
+from helpers import fields_of, random_params, random_samples, small_spec
 from torch import Tensor
 
 from maml_rl.learning.advantages import discounted_returns, generalized_advantages, linear_feature_baseline
@@ -124,7 +124,7 @@ def test_a_fraction_keeps_its_places_in_a_long_batch() -> None:
 
 def test_the_whole_fraction_is_all_samples() -> None:
     samples = random_samples(small_spec(), [4, 7])
-    for thinned, whole in zip(samples.thinned(1.0), samples, strict=True):
+    for thinned, whole in zip(*map(fields_of, (samples.thinned(1.0), samples)), strict=True):
         torch.testing.assert_close(thinned, whole)
 
 
@@ -193,25 +193,25 @@ def test_tasks_do_not_influence_each_other() -> None:
     a, b, c = (trajectories(seed, [3, 4, 5]) for seed in range(3))
     torch.testing.assert_close(samples_of(a, b).advantages[0], samples_of(a, c).advantages[0], rtol=0, atol=0)
     swapped, straight = samples_of(b, a), samples_of(a, b)
-    for x, y in zip(swapped, straight, strict=True):
+    for x, y in zip(*map(fields_of, (swapped, straight)), strict=True):
         torch.testing.assert_close(x, y.flip(0), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1], [1, 5, 1], [1]])
 def test_finite_on_one_step_episodes(lengths: list[int]) -> None:
     samples = samples_of(trajectories(0, lengths))
-    assert all(torch.isfinite(field).all() for field in samples)
+    assert all(torch.isfinite(field).all() for field in fields_of(samples))
 
 
 def test_finite_on_constant_observations_and_rewards() -> None:
     data = trajectories(0, [5, 5])
     data.observations[:] = 1
     data.rewards[:] = -1
-    assert all(torch.isfinite(field).all() for field in samples_of(data))
+    assert all(torch.isfinite(field).all() for field in fields_of(samples_of(data)))
 
 
 def test_everything_is_float32_as_the_runners_send_it() -> None:
-    assert {field.dtype for field in samples_of(trajectories(0, [3, 2]))} == {torch.float32}
+    assert {field.dtype for field in fields_of(samples_of(trajectories(0, [3, 2])))} == {torch.float32}
 
 
 def test_summary_numbers_of_trajectories() -> None:

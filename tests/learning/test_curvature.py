@@ -13,6 +13,7 @@ from helpers import (
 )
 
 from maml_rl.learning.curvature import ChunkCurvature
+from maml_rl.learning.losses import INNER_LOSSES
 from maml_rl.policies.heads import LOG_STD
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.policy import Scratch
@@ -21,11 +22,12 @@ from maml_rl.policies.policy import Scratch
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("inner_loss", INNER_LOSSES)
 @pytest.mark.parametrize("spec", NETWORKS)
 def test_gradient_and_exact_product_are_those_of_double_backward(
-    spec: MLP, steps: int, learned: bool, first_order: bool
+    spec: MLP, inner_loss: str, steps: int, learned: bool, first_order: bool
 ) -> None:
-    case = Case(spec, steps=steps, learned=learned, first_order=first_order)
+    case = Case(spec, steps=steps, learned=learned, first_order=first_order, inner_loss=inner_loss)
     gradient, product = case.reference()
     assert relative_error(case.curvature.loss_gradient(), gradient) < EXACT
     assert relative_error(case.curvature.exact_product(case.blocks(case.direction)), product) < EXACT
@@ -49,6 +51,16 @@ def test_second_order_terms_matter() -> None:
     v = second.blocks(second.direction)
     assert relative_error(first.curvature.loss_gradient(), second.curvature.loss_gradient()) > 0.05
     assert relative_error(first.curvature.exact_product(v), second.curvature.exact_product(v)) > 0.05
+
+
+def test_the_inner_losses_differ_in_second_order_only() -> None:
+    log_prob, ratio = (Case(small_spec(), inner_loss=inner_loss) for inner_loss in INNER_LOSSES)
+    for theirs, ours in zip(log_prob.curvature._adapted, ratio.curvature._adapted, strict=True):
+        torch.testing.assert_close(theirs, ours)
+    assert relative_error(log_prob.curvature.loss_gradient(), ratio.curvature.loss_gradient()) > 0.05
+    first = [Case(small_spec(), inner_loss=inner_loss, first_order=True) for inner_loss in INNER_LOSSES]
+    gradients = [case.curvature.loss_gradient() for case in first]
+    assert relative_error(*gradients) < EXACT
 
 
 @pytest.mark.parametrize("steps", [1, 2])

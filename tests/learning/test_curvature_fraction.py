@@ -11,7 +11,7 @@ from maml_rl.learning.batch import Samples
 
 def test_curvature_of_half_the_samples_is_exact_when_every_sample_comes_twice() -> None:
     def twice(samples: Samples) -> Samples:
-        doubled = Samples(*(field.repeat_interleave(2, dim=1) for field in samples))
+        doubled = samples.each(lambda field: field.repeat_interleave(2, dim=1))
         return doubled._replace(weights=doubled.weights / 2)
 
     plain, half = Problem(steps=2), Problem(steps=2, curvature_fraction=0.5)

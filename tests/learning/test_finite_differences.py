@@ -16,6 +16,7 @@ from helpers import (
 )
 
 from maml_rl.learning.curvature import ChunkCurvature
+from maml_rl.learning.losses import INNER_LOSSES
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.mlp_derivatives import MLPNetwork
@@ -24,11 +25,12 @@ from maml_rl.policies.policy import Scratch, to_blocks
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("inner_loss", INNER_LOSSES)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_finite_differences_converge_to_the_exact_product(
-    steps: int, learned: bool, first_order: bool
+    steps: int, inner_loss: str, learned: bool, first_order: bool
 ) -> None:
-    case = Case(small_spec(), steps=steps, learned=learned, first_order=first_order)
+    case = Case(small_spec(), steps=steps, learned=learned, first_order=first_order, inner_loss=inner_loss)
     v = case.blocks(case.direction)
     exact = case.curvature.exact_product(v)
     coarse, fine = (

@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 from helpers import random_params, random_samples, reference_policy, small_spec, valid_samples
+from torch.autograd.functional import hessian, jacobian
 from torch.distributions import kl_divergence
 
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import policy_gradient_loss, surrogate_and_kl
 from maml_rl.learning.meta_learner import Params, stack_params
-from maml_rl.policies.distributions import Gaussian
+from maml_rl.policies.distributions import Categorical, Gaussian
 from maml_rl.policies.mlp import MLP
 
 SPEC = small_spec()
@@ -83,6 +84,34 @@ def test_surrogate_and_inner_loss_have_the_same_gradient_at_the_old_policy() -> 
         torch.testing.assert_close(x, y)
 
 
+def test_the_hessian_of_the_expected_return_is_that_of_the_likelihood_ratio() -> None:
+    # One state whose every action is there with its probability: the loss is minus the expected return itself.
+    logits = torch.tensor([0.3, -0.5, 1.2], dtype=torch.float64)
+    gains = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    probabilities = logits.softmax(0)
+    samples = Samples(
+        torch.zeros(1, 3, 1, dtype=torch.float64),
+        torch.arange(3, dtype=torch.float64).view(1, 3, 1),
+        gains,
+        probabilities[None],
+    )
+    ratio = samples._replace(old_log_probs=probabilities.log()[None])
+
+    def expected_return(x: torch.Tensor) -> torch.Tensor:
+        return (x.softmax(0) * gains[0]).sum()
+
+    def loss(x: torch.Tensor, data: Samples) -> torch.Tensor:
+        return policy_gradient_loss(Categorical(x.expand(1, 3, 3), (3,)), data)[0]
+
+    for data in (samples, ratio):
+        torch.testing.assert_close(
+            jacobian(lambda x, data=data: -loss(x, data), logits), jacobian(expected_return, logits)
+        )
+    truth = hessian(expected_return, logits)
+    torch.testing.assert_close(hessian(lambda x: -loss(x, ratio), logits), truth)
+    assert not torch.allclose(hessian(lambda x: -loss(x, samples), logits), truth, rtol=0.1)
+
+
 def test_kl_gradient_is_zero_at_the_old_policy_and_not_elsewhere() -> None:
     samples = random_samples(SPEC, COUNTS)
     params = {k: v.requires_grad_() for k, v in random_params(SPEC).items()}
@@ -110,6 +139,8 @@ def test_known_answers_of_one_sample() -> None:
     samples = Samples(one, one, 2 * torch.ones(1, 1), torch.ones(1, 1))
     new, old = Gaussian(one, torch.zeros(1, 1)), Gaussian(0 * one, torch.zeros(1, 1))
     assert float(policy_gradient_loss(new, samples)) == pytest.approx(math.log(2 * math.pi))
+    ratio = samples._replace(old_log_probs=old.log_prob(one))
+    assert float(policy_gradient_loss(new, ratio)) == pytest.approx(-2 * math.exp(0.5))
     surrogate, kl = surrogate_and_kl(new, old, samples)
     assert float(surrogate) == pytest.approx(-2 * math.exp(0.5))
     assert float(kl) == pytest.approx(0.5)

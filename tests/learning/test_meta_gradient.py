@@ -15,18 +15,20 @@ from helpers import (
 from meta_update_helpers import Problem, direction, relative
 
 from maml_rl.learning.adaptation import adapt_policy
+from maml_rl.learning.losses import INNER_LOSSES
 from maml_rl.learning.meta_learner import Params
 from maml_rl.policies.mlp import MLP
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("inner_loss", INNER_LOSSES)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_gradient_by_finite_differences_of_the_whole_objective(
-    activation: str, learned: bool, steps: int
+    activation: str, learned: bool, inner_loss: str, steps: int
 ) -> None:
     spec = small_spec(activation=activation, hidden_sizes=(3, 4))
-    problem = Problem(steps=steps, learned=learned, spec=spec)
+    problem = Problem(steps=steps, learned=learned, spec=spec, inner_loss=inner_loss)
     objective = problem.objective()
     gradient, _ = objective.linearize()
     # ReLU is piecewise linear: the smaller step keeps these samples off its kinks.
@@ -57,18 +59,21 @@ def test_with_a_context_only_the_context_is_adapted(spec: MLP, steps: int) -> No
 @pytest.mark.parametrize("spec", [small_spec(), small_spec(context_size=2)])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
-def test_gradient_and_product_of_every_kind_of_policy(spec: MLP, steps: int, hvp: str) -> None:
+@pytest.mark.parametrize("inner_loss", INNER_LOSSES)
+def test_gradient_and_product_of_every_kind_of_policy(
+    spec: MLP, steps: int, hvp: str, inner_loss: str
+) -> None:
     # Without an inner step the objective is that of plain TRPO on the post data.
-    problem = Problem(spec=spec, steps=steps, hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
+    problem = Problem(spec=spec, steps=steps, hvp=hvp, hvp_step=1e-4, cg_damping=0.0, inner_loss=inner_loss)
     objective = problem.objective()
     gradient, product = objective.linearize()
     v = direction(objective.start)
 
     def reference(which: int) -> tuple[Params, Params]:
         return gradient_and_hessian_product(
-            lambda p: reference_loss_and_kl(spec, p, problem.meta_params, problem.pre, problem.post, 0.3)[
-                which
-            ],
+            lambda p: reference_loss_and_kl(
+                spec, p, problem.meta_params, problem.pre, problem.post, 0.3, inner_loss=inner_loss
+            )[which],
             problem.meta_params,
             objective.meta_params(v),
         )

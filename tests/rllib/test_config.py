@@ -46,6 +46,7 @@ def test_defaults_are_valid() -> None:
         ("baseline_ridge", 0.0),
         ("max_kl", 0.0),
         ("hvp", "approximate"),
+        ("inner_loss", "ratio"),
         ("hvp_step", 0.0),
         ("curvature_fraction", 0.0),
         ("curvature_fraction", 1.5),

@@ -26,6 +26,7 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "exact products": {"hvp": "exact", "curvature_fraction": 0.5, "inner_steps": 2},
     "learned step sizes": {"learn_inner_lr": True, "first_order": True},
     "context": {"context_size": 2},
+    "likelihood ratio": {"inner_loss": "likelihood_ratio", "inner_steps": 2},
     "trpo on one policy": {"inner_steps": 0},
     "ppo": PPO | {"entropy_coeff": 0.01},
     "ppo with a critic": SINGLE,

@@ -54,6 +54,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "trpo": {"inner_steps": 2, "learn_inner_lr": True},
     "exact products": {"hvp": "exact", "curvature_fraction": 0.5},
     "ppo": PPO | {"minibatch_size": 40},
+    "likelihood ratio": {"inner_loss": "likelihood_ratio", "inner_steps": 2},
     "memory": {"recurrent": "gru", "recurrent_size": 3},
     "normalised": {"normalize_observations": True, "normalize_rewards": True},
 }

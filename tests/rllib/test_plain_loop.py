@@ -73,10 +73,12 @@ PPO_FIELDS: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "trpo": TRPO | {"inner_steps": 2},
     "trpo, first order": {"hvp_step": 0.2, "first_order": True, "inner_steps": 2, "cg_iterations": 3},
+    "trpo, likelihood ratio": TRPO | {"inner_loss": "likelihood_ratio", "inner_steps": 2},
     "trpo, learned step sizes": TRPO | {"learn_inner_lr": True, "hvp": "finite_difference", "hvp_step": 0.1},
     "trpo, context": TRPO | {"context_size": 3, "inner_lr": 1.0},
     "trpo, one policy": TRPO | {"inner_steps": 0},
     "ppo": PPO_FIELDS | {"inner_steps": 2},
+    "ppo, likelihood ratio": PPO_FIELDS | {"inner_loss": "likelihood_ratio", "inner_steps": 2},
     "ppo, first order": PPO_FIELDS | {"first_order": True, "learn_inner_lr": True},
     "ppo, one policy": PPO_FIELDS | {"inner_steps": 0},
     "trpo, expert": TRPO | {"expert_std_scale": 0.6, "expert_clip": True, "max_kl": 0.2},
@@ -144,13 +146,15 @@ class PlainLoop:
     def ppo_settings(self) -> PPOSettings:
         names = ("inner_lr", "lr", "num_epochs", "minibatch_size", "max_kl")
         own = {name: self.s[name] for name in names}
-        return PPOSettings(first_order=self.s.get("first_order", False), line_search=self.search, **own)
+        return PPOSettings(line_search=self.search, **own, **self.optional())
+
+    def optional(self) -> dict[str, Any]:
+        return {name: self.s[name] for name in ("first_order", "inner_loss") if name in self.s}
 
     def trpo_settings(self) -> MetaUpdateSettings:
         names = ("hvp", "hvp_step", "curvature_fraction", "cg_iterations", "cg_residual_tol", "cg_damping")
         own = {name: self.s[name] for name in ("inner_lr", "max_kl", *names) if name in self.s}
-        first_order = self.s.get("first_order", False)
-        return MetaUpdateSettings(first_order=first_order, line_search=self.search, **own)
+        return MetaUpdateSettings(line_search=self.search, **own, **self.optional())
 
     def episodes(
         self, tasks: np.ndarray, params: list[NumpyParams], iteration: int, step: int

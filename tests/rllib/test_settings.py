@@ -55,6 +55,11 @@ EFFECTS: dict[str, Changes] = {
         "exact": ({"inner_lr": 0.2, "hvp": "exact"}, True),
         "ppo": (PPO | {"inner_lr": 0.2}, True),
     },
+    "inner_loss": {
+        "trpo": ({"inner_lr": 0.2}, "likelihood_ratio"),
+        "exact": ({"inner_lr": 0.2, "hvp": "exact"}, "likelihood_ratio"),
+        "ppo": (PPO | {"inner_lr": 0.2}, "likelihood_ratio"),
+    },
     "expert": {"trpo": ({"max_kl": 1.0}, "EXPERT"), "ppo": (PPO | {"max_kl": 1.0}, "EXPERT")},
     "expert_std_scale": {"trpo": (EXPERT, 0.5), "ppo": (GUIDED_PPO, 0.5)},
     "expert_clip": {"trpo": (EXPERT, True), "ppo": (GUIDED_PPO, True)},

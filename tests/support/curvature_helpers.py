@@ -18,6 +18,7 @@ from helpers import (
 )
 from torch import Tensor
 
+from maml_rl.learning.adaptation import with_old_log_probs
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params
 from maml_rl.policies.distributions import Distribution
@@ -120,15 +121,18 @@ class Case:
         steps: int = 1,
         learned: bool = False,
         first_order: bool = False,
+        inner_loss: str = "log_prob",
         dtype: torch.dtype = DOUBLE,
         counts: Sequence[int] = COUNTS,
         seed: int = 0,
     ) -> None:
-        self.spec, self.first_order = spec, first_order
+        self.spec, self.first_order, self.inner_loss = spec, first_order, inner_loss
         self.meta_params = random_params(spec, seed, dtype)
         if learned:
             self.meta_params |= random_inner_lr(spec, seed, dtype)
         self.pre = [random_samples(spec, counts, seed + 10 + step, dtype) for step in range(steps)]
+        if inner_loss == "likelihood_ratio":
+            self.pre = [*with_old_log_probs(spec, self.meta_params, self.pre, INNER_LR)]
         self.post = random_samples(spec, counts[::-1], seed + 20, dtype)
         generator = torch.Generator().manual_seed(seed + 30)
         self.direction = {
@@ -162,6 +166,7 @@ class Case:
                 self.post,
                 INNER_LR,
                 first_order=self.first_order,
+                inner_loss=self.inner_loss,
             )
             return both[which] * len(self.post.weights)
 

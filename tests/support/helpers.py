@@ -97,6 +97,11 @@ def random_samples(
     )
 
 
+def fields_of(samples: Samples) -> list[Tensor]:
+    """Those that there are."""
+    return [field for field in samples if field is not None]
+
+
 def random_actions(head: Head, normal: Tensor) -> Tensor:
     """Actions of a head made from as many normal numbers."""
     if isinstance(head, GaussianHead):
@@ -125,7 +130,7 @@ def point_nav_samples(
 
 
 def to_dtype(samples: Samples, dtype: torch.dtype) -> Samples:
-    return Samples(*(field.to(dtype) for field in samples))
+    return samples.each(lambda field: field.to(dtype))
 
 
 def with_noise(samples: Samples, field: str, tasks: Sequence[int], seed: int = 0) -> Samples:
@@ -138,7 +143,7 @@ def with_noise(samples: Samples, field: str, tasks: Sequence[int], seed: int = 0
 
 
 def take_tasks(samples: Samples, order: Sequence[int]) -> Samples:
-    return Samples(*(field[list(order)] for field in samples))
+    return samples.each(lambda field: field[list(order)])
 
 
 def valid_samples(samples: Samples, task: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,13 +223,22 @@ def reference_adapt(
     inner_lr: float,
     *,
     first_order: bool = False,
+    drawn_with: Sequence[Params] | None = None,
 ) -> Params:
-    """One task's adapted parameters, differentiable in the meta-parameters (which must require grad)."""
+    """One task's adapted parameters, differentiable in the meta-parameters (which must require grad).
+
+    Args:
+        drawn_with: the task's parameters that drew the samples of each step, where the loss is a likelihood ratio.
+    """
     params, alpha = split_meta_params(spec, meta_params, inner_lr)
-    for samples in pre:
+    for step, samples in enumerate(pre):
         observations, actions, advantages = valid_samples(samples, task)
         log_prob = reference_policy(spec, params, observations).log_prob(actions)
-        loss = -(log_prob * advantages).mean()
+        if drawn_with is None:
+            loss = -(log_prob * advantages).mean()
+        else:
+            drew = reference_policy(spec, drawn_with[step], observations).log_prob(actions).detach()
+            loss = -(log_prob.exp() / drew.exp() * advantages).mean()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=not first_order)
         steps = {name: alpha[name] if isinstance(alpha, Mapping) else alpha for name in params}
         params = {
@@ -243,6 +257,7 @@ def reference_loss_and_kl(
     inner_lr: float,
     *,
     first_order: bool = False,
+    inner_loss: str = "log_prob",
 ) -> tuple[Tensor, Tensor]:
     """Surrogate loss and KL at ``meta_params``, means over tasks, differentiable."""
     old_meta_params = {k: v.detach().clone().requires_grad_() for k, v in old_meta_params.items()}
@@ -250,8 +265,16 @@ def reference_loss_and_kl(
     for task in range(len(post.weights)):
         observations, actions, advantages = valid_samples(post, task)
         policies = []
+        drawn_with = None
+        if inner_loss == "likelihood_ratio":
+            drawn_with = [
+                reference_adapt(spec, old_meta_params, pre[:step], task, inner_lr, first_order=True)
+                for step in range(len(pre))
+            ]
         for start in (old_meta_params, meta_params):
-            adapted = reference_adapt(spec, start, pre, task, inner_lr, first_order=first_order)
+            adapted = reference_adapt(
+                spec, start, pre, task, inner_lr, first_order=first_order, drawn_with=drawn_with
+            )
             policies.append(reference_policy(spec, adapted, observations))
         old, new = policies
         ratio = (new.log_prob(actions) - old.log_prob(actions).detach()).exp()

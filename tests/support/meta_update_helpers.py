@@ -51,6 +51,7 @@ class Objective(MetaObjective):
         outer_loss: OuterLoss = surrogate_and_kl,
     ) -> None:
         inner = {"inner_lr": settings.inner_lr, "first_order": settings.first_order}
+        inner |= {"inner_loss": settings.inner_loss}
         super().__init__(TaskSums(spec, meta_params, pre, post, outer_loss=outer_loss, **inner))
         self._settings = settings
 
