@@ -8,15 +8,19 @@ from helpers import (
     flat,
     gradient_and_hessian_product,
     meta_blocks,
+    random_params,
     reference_adapt,
     reference_loss_and_kl,
     small_spec,
 )
-from meta_update_helpers import Problem, direction, relative
+from meta_update_helpers import Objective, Problem, direction, relative
 
 from maml_rl.learning.adaptation import adapt_policy
+from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import INNER_LOSSES
-from maml_rl.learning.meta_learner import Params
+from maml_rl.learning.meta_learner import Params, stack_params
+from maml_rl.learning.meta_update import MetaUpdateSettings
+from maml_rl.policies.heads import CategoricalHead
 from maml_rl.policies.mlp import MLP
 
 
@@ -80,6 +84,45 @@ def test_gradient_and_product_of_every_kind_of_policy(
 
     assert relative(gradient, flat(meta_blocks(spec, reference(0)[0]))) < 1e-10
     assert relative(product(v), flat(meta_blocks(spec, reference(1)[1]))) < 1e-5
+
+
+def test_credit_for_what_the_policy_before_adaptation_finds_out() -> None:
+    """Two bandits, every arm drawn as often as it is likely: the objective is the expected return after adaptation.
+
+    Its gradient is the likelihood ratio's; that of the paper's inner loss points elsewhere.
+    """
+    spec = MLP(2, CategoricalHead((4,)), (5, 4), "tanh")
+    theta = random_params(spec)
+    pays = torch.tensor([[1.0, -1.0, 0.0, 0.4], [-1.0, 1.0, 0.0, 0.4]], dtype=torch.float64)
+    observations = torch.ones(2, 4, 2, dtype=torch.float64)
+    arms = torch.arange(4.0, dtype=torch.float64).expand(2, 4)[..., None]
+
+    def draws(params: Params) -> Samples:
+        return Samples(observations, arms, pays, probabilities(params).detach())
+
+    def probabilities(params: Params) -> torch.Tensor:
+        return spec(params, observations).log_prob(arms).exp()
+
+    def after_adaptation(params: Params) -> torch.Tensor:
+        stacked = stack_params(params, 2)
+        expected = (probabilities(stacked) * pays).sum()
+        steps = torch.autograd.grad(expected, list(stacked.values()), create_graph=True)
+        adapted = {k: v + 0.3 * g for (k, v), g in zip(stacked.items(), steps, strict=True)}
+        return (probabilities(adapted) * pays).sum() / 2
+
+    leaves = {k: v.clone().requires_grad_() for k, v in theta.items()}
+    truth = torch.autograd.grad(after_adaptation(leaves), list(leaves.values()))
+    expected = -flat(meta_blocks(spec, dict(zip(leaves, truth, strict=True))))
+
+    pre = draws(stack_params(theta, 2))
+    post = draws(adapt_policy(spec, theta, [pre], 0.3))
+
+    def gradient(inner_loss: str) -> torch.Tensor:
+        settings = MetaUpdateSettings(inner_lr=0.3, inner_loss=inner_loss)
+        return Objective(spec, theta, [pre], post, settings).linearize()[0]
+
+    assert relative(gradient("likelihood_ratio"), expected) < 1e-10
+    assert relative(gradient("log_prob"), expected) > 0.05
 
 
 def test_without_an_inner_step_the_update_improves_the_post_data() -> None:
