@@ -101,7 +101,7 @@ def half_cheetah_vel() -> MAMLConfig:
 def half_cheetah_dir() -> MAMLConfig:
     """Half-cheetah, forward or backward."""
     return _locomotion("maml_rl/HalfCheetahDir-v0").training(
-        inner_loss="likelihood_ratio"  # code: log_prob, with which one seed of three learns it (docs/log.md)
+        inner_loss="likelihood_ratio"  # code: log_prob. See docs/log.md
     )
 
 
