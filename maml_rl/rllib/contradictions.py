@@ -19,13 +19,11 @@ def reject_contradictions(config: Any, default: Any) -> None:
     Raises:
         ValueError: naming both fields.
     """
-    for name in ("first_order", "learn_inner_lr", "context_size", "adapt_only", "expert"):
-        if config.inner_steps == 0 and getattr(config, name):
+    for name in ("first_order", "inner_loss", "learn_inner_lr", "context_size", "adapt_only", "expert"):
+        if config.inner_steps == 0 and getattr(config, name) != getattr(default, name):
             raise ValueError(
                 f"{name} is {getattr(config, name)!r}, but inner_steps is 0: there is no inner step"
             )
-    if config.inner_steps == 0 and config.inner_loss != default.inner_loss:
-        raise ValueError(f"inner_loss is {config.inner_loss!r}, but inner_steps is 0: there is no inner step")
     if config.num_learners > 1:
         if config.inner_steps == 0:
             raise ValueError(
