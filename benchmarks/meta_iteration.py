@@ -24,7 +24,7 @@ from maml_rl import MAML
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.presets import point_nav
-from maml_rl.learning.adaptation import adapt_in_chunks
+from maml_rl.learning.adaptation import InnerUpdateSettings, adapt_in_chunks
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
 from maml_rl.policies.mlp import MLP
@@ -74,9 +74,8 @@ def update(tasks: int, **settings: Any) -> Callable[[], tuple[Params, Any]]:
 
     def run() -> tuple[Params, Any]:
         with threads_over_chunks() as parallel_map:
-            return meta_update(
-                SPEC, params, [pre], post, MetaUpdateSettings(INNER_LR, **settings), parallel_map
-            )
+            inner, outer = InnerUpdateSettings(INNER_LR), MetaUpdateSettings(**settings)
+            return meta_update(SPEC, params, [pre], post, inner, outer, parallel_map)
 
     return run
 

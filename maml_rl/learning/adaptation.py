@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,15 @@ from maml_rl.policies.distributions import Distribution
 from maml_rl.policies.meta_params import split_meta_params, theta_of
 from maml_rl.policies.policy import Policy
 from maml_rl.tools.threads import Map
+
+
+@dataclass(frozen=True)
+class InnerUpdateSettings:
+    """What the adaptation to a task needs to know; ``MAMLConfig.training`` gives meanings and sources."""
+
+    inner_lr: float
+    first_order: bool = False
+    inner_loss: str = "log_prob"
 
 
 def inner_loss(spec: Policy) -> LossFn[Samples]:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import OuterLoss, surrogate_and_kl
 from maml_rl.learning.meta_learner import Params
@@ -25,10 +26,7 @@ HVPS = ("finite_difference", "exact")
 class MetaUpdateSettings:
     """What the meta-update needs to know; ``MAMLConfig.training`` gives meanings and sources."""
 
-    inner_lr: float
     max_kl: float = 0.01
-    first_order: bool = False
-    inner_loss: str = "log_prob"
     hvp: str = "finite_difference"
     hvp_step: float = 0.005
     curvature_fraction: float = 1.0
@@ -129,6 +127,7 @@ def meta_update(
     meta_params: Params,
     pre: Sequence[Samples],
     post: Samples,
+    inner: InnerUpdateSettings,
     settings: MetaUpdateSettings,
     parallel_map: Map = map,
     outer_loss: OuterLoss = surrogate_and_kl,
@@ -144,17 +143,7 @@ def meta_update(
     Returns:
         The new meta-parameters and what the step did; they are the old ones when it was not accepted.
     """
-    own = TaskSums(
-        spec,
-        meta_params,
-        pre,
-        post,
-        inner_lr=settings.inner_lr,
-        first_order=settings.first_order,
-        outer_loss=outer_loss,
-        inner_loss=settings.inner_loss,
-        parallel_map=parallel_map,
-    )
+    own = TaskSums(spec, meta_params, pre, post, inner, outer_loss=outer_loss, parallel_map=parallel_map)
     objective = MetaObjective(own)
     result = trpo(objective, settings)
     return (objective.meta_params(result.params) if result.accepted else meta_params), result

@@ -29,9 +29,6 @@ ADAM_EPSILON = 1e-5  # the same
 class PPOSettings:
     """What the update needs to know; ``MAMLConfig.training`` gives meanings and sources."""
 
-    inner_lr: float = 0.1
-    first_order: bool = False
-    inner_loss: str = "log_prob"
     lr: float = 1e-3
     num_epochs: int = 10
     minibatch_size: int = 1000

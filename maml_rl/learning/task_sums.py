@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from maml_rl.learning.adaptation import adapted_policy, in_chunks, with_old_log_probs
+from maml_rl.learning.adaptation import (
+    InnerUpdateSettings,
+    adapted_policy,
+    in_chunks,
+    with_old_log_probs,
+)
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.losses import OuterLoss, surrogate_and_kl
@@ -86,8 +91,8 @@ class TaskSums:
         meta_params: those that collected the samples.
         pre: the samples each inner step adapts on, in order.
         post: the samples drawn with the adapted policies.
+        inner: the adaptation on ``pre``.
         outer_loss: of the adapted policies on ``post``.
-        inner_loss: one of ``INNER_LOSSES``.
         parallel_map: how chunks of tasks are mapped: see ``threads.py``.
         share: which tasks these are, if there are other learners; ``samples_per_task`` as in ``Share.chunks``.
     """
@@ -98,17 +103,14 @@ class TaskSums:
         meta_params: Params,
         pre: Sequence[Samples],
         post: Samples,
+        inner: InnerUpdateSettings,
         *,
-        inner_lr: float,
-        first_order: bool = False,
         outer_loss: OuterLoss = surrogate_and_kl,
-        inner_loss: str = "log_prob",
         parallel_map: Map = map,
         share: Share | None = None,
         samples_per_task: int | None = None,
     ) -> None:
-        self._spec, self._inner_lr, self._first_order = spec, inner_lr, first_order
-        self._outer_loss = outer_loss
+        self._spec, self._inner, self._outer_loss = spec, inner, outer_loss
         self.map = parallel_map
         self.flat = FlatParams(spec, meta_params)
         self.start = self.flat.vector(meta_params)
@@ -120,7 +122,7 @@ class TaskSums:
             node: Chunk(tuple(s.tasks(p.start, p.stop) for s in pre), post.tasks(p.start, p.stop))
             for node, p in zip(nodes, places, strict=True)
         }
-        if inner_loss == "likelihood_ratio":
+        if inner.inner_loss == "likelihood_ratio":
             drawn = self.map(partial(self._with_old_log_probs, meta_params), self._chunks.values())
             self._chunks = dict(zip(nodes, drawn, strict=True))
         adapted = self.map(partial(self._adapted_policy, meta_params), self._chunks.values())
@@ -128,12 +130,14 @@ class TaskSums:
         self._curvatures: list[ChunkCurvature] = []
 
     def _with_old_log_probs(self, meta_params: Params, chunk: Chunk) -> Chunk:
-        return chunk._replace(pre=with_old_log_probs(self._spec, meta_params, chunk.pre, self._inner_lr))
+        return chunk._replace(
+            pre=with_old_log_probs(self._spec, meta_params, chunk.pre, self._inner.inner_lr)
+        )
 
     def _adapted_policy(self, meta_params: Params, chunk: Chunk) -> Distribution:
         with torch.no_grad():  # the adaptation enables what it needs
             return adapted_policy(
-                self._spec, meta_params, chunk.pre, chunk.post, self._inner_lr, first_order=True
+                self._spec, meta_params, chunk.pre, chunk.post, self._inner.inner_lr, first_order=True
             )
 
     def _summed(self, of_chunks: Iterable[Tensor]) -> Sums:
@@ -203,7 +207,7 @@ class TaskSums:
         leaves = {name: value.detach().requires_grad_() for name, value in meta_params.items()}
         with torch.enable_grad():
             policy = adapted_policy(
-                self._spec, leaves, pre, post, self._inner_lr, first_order=self._first_order
+                self._spec, leaves, pre, post, self._inner.inner_lr, first_order=self._inner.first_order
             )
             loss = self._outer_loss(policy, old, post)[0].sum()
             gradients = torch.autograd.grad(
@@ -212,7 +216,7 @@ class TaskSums:
         return self.flat.vector(dict(zip(leaves, gradients, strict=True)))
 
     def _curvature(self, scratch: Scratch, chunk: Chunk) -> ChunkCurvature:
-        _, inner_lr = split_meta_params(self._spec, self.flat.params(self.start), self._inner_lr)
+        _, inner_lr = split_meta_params(self._spec, self.flat.params(self.start), self._inner.inner_lr)
         fixed = inner_lr if isinstance(inner_lr, float) else list(inner_lr.values())
         return ChunkCurvature(
             self._spec,
@@ -221,6 +225,6 @@ class TaskSums:
             chunk.post,
             None if self.flat.learns_inner_lr else fixed,
             scratch,
-            first_order=self._first_order,
+            first_order=self._inner.first_order,
             outer_loss=self._outer_loss,
         )

@@ -12,6 +12,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from maml_rl.envs import check_env_name
 from maml_rl.envs.naming import find_target, is_own
 from maml_rl.envs.trials import TRIAL_EPISODES
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
@@ -346,13 +347,14 @@ class MAMLConfig(AlgorithmConfig):
             module=self.module,
         )
 
+    def inner_update_settings(self) -> InnerUpdateSettings:
+        """The fields the adaptation to a task reads."""
+        return InnerUpdateSettings(self.inner_lr, self.first_order, self.inner_loss)
+
     def meta_update_settings(self) -> MetaUpdateSettings:
         """The fields the meta-update reads."""
         return MetaUpdateSettings(
-            inner_lr=self.inner_lr,
             max_kl=self.max_kl,
-            first_order=self.first_order,
-            inner_loss=self.inner_loss,
             hvp=self.hvp,
             hvp_step=self.hvp_step,
             curvature_fraction=self.curvature_fraction,
@@ -365,9 +367,6 @@ class MAMLConfig(AlgorithmConfig):
     def ppo_settings(self) -> PPOSettings:
         """The fields PPO reads."""
         return PPOSettings(
-            inner_lr=self.inner_lr,
-            first_order=self.first_order,
-            inner_loss=self.inner_loss,
             lr=self.lr,
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,

@@ -44,7 +44,7 @@ def test_pre_data_reach_the_gradient_through_the_second_order_term() -> None:
     problem = Problem(inner_lr=1e-6)
     noisy = [with_noise(problem.pre[0], "actions", [0, 1, 2])]
     second = (problem.objective(pre=noisy).linearize()[0] - problem.objective().linearize()[0]) / 1e-6
-    problem.settings = dataclasses.replace(problem.settings, first_order=True)
+    problem.inner = dataclasses.replace(problem.inner, first_order=True)
     first = (problem.objective(pre=noisy).linearize()[0] - problem.objective().linearize()[0]) / 1e-6
     # To first order in alpha both change by the moved theta'; the term H_i g exists in second order only.
     assert relative(second, first) > 0.1
@@ -121,7 +121,8 @@ def test_threads_over_chunks_do_not_change_a_single_bit(
     # Chunks of equal shape: threads that shared work arrays would overwrite each other's.
     monkeypatch.setattr(task_tree, "SAMPLES_PER_CHUNK", 1)
     problem = Problem(steps=2, hvp=hvp, dtype=dtype, counts=[40] * 8)
-    arguments = (problem.spec, problem.meta_params, problem.pre, problem.post, problem.settings)
+    data = problem.pre, problem.post
+    arguments = (problem.spec, problem.meta_params, *data, problem.inner, problem.settings)
     alone, _ = meta_update(*arguments)
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):

@@ -13,13 +13,12 @@ from helpers import (
     reference_loss_and_kl,
     small_spec,
 )
-from meta_update_helpers import Objective, Problem, direction, relative
+from meta_update_helpers import SETTINGS, Objective, Problem, direction, relative
 
-from maml_rl.learning.adaptation import adapt_policy
+from maml_rl.learning.adaptation import InnerUpdateSettings, adapt_policy
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.losses import INNER_LOSSES
 from maml_rl.learning.meta_learner import Params, stack_params
-from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.policies.heads import CategoricalHead
 from maml_rl.policies.mlp import MLP
 
@@ -118,8 +117,8 @@ def test_credit_for_what_the_policy_before_adaptation_finds_out() -> None:
     post = draws(adapt_policy(spec, theta, [pre], 0.3))
 
     def gradient(inner_loss: str) -> torch.Tensor:
-        settings = MetaUpdateSettings(inner_lr=0.3, inner_loss=inner_loss)
-        return Objective(spec, theta, [pre], post, settings).linearize()[0]
+        inner = InnerUpdateSettings(inner_lr=0.3, inner_loss=inner_loss)
+        return Objective(spec, theta, [pre], post, inner, SETTINGS).linearize()[0]
 
     assert relative(gradient("likelihood_ratio"), expected) < 1e-10
     assert relative(gradient("log_prob"), expected) > 0.05

@@ -13,6 +13,7 @@ from helpers import (
 )
 from meta_update_helpers import DOUBLE, Problem, trial_loss
 
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.meta_update import (
     MetaUpdateSettings,
     meta_update,
@@ -121,8 +122,8 @@ def test_update_on_real_data(hvp: str) -> None:
     spec = MLP.gaussian(2, 2)
     params = spec.init_params(0)
     pre, post = point_nav_samples(spec, params, tasks=4, episodes=10, horizon=40, inner_lr=0.1, seed=0)
-    settings = MetaUpdateSettings(inner_lr=0.1, hvp=hvp)
-    new, result = meta_update(spec, params, [pre], post, settings)
+    inner, settings = InnerUpdateSettings(inner_lr=0.1), MetaUpdateSettings(hvp=hvp)
+    new, result = meta_update(spec, params, [pre], post, inner, settings)
     assert result.accepted
     assert result.loss_after < result.loss_before - 5e-4
     assert 1e-3 < result.kl <= 0.01
@@ -130,9 +131,10 @@ def test_update_on_real_data(hvp: str) -> None:
 
 
 def test_settings_default_to_the_published_ones() -> None:
-    settings = MetaUpdateSettings(inner_lr=0.1)
+    settings = MetaUpdateSettings()
     assert settings.max_kl == 0.01
     assert (settings.cg_iterations, settings.cg_residual_tol, settings.cg_damping) == (10, 1e-10, 1e-5)
     assert (settings.line_search.steps, settings.line_search.ratio) == (15, 0.8)
     assert settings.hvp == "finite_difference"
-    assert not settings.first_order
+    inner = InnerUpdateSettings(inner_lr=0.1)
+    assert (inner.first_order, inner.inner_loss) == (False, "log_prob")

@@ -19,14 +19,17 @@ from helpers import (
     to_dtype,
     valid_samples,
 )
-from meta_update_helpers import Objective, ppo_update
+from meta_update_helpers import ppo_update
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.critic import Critic
 from maml_rl.learning.losses import clipped_surrogate_and_kl
+from maml_rl.learning.meta_update import MetaObjective
 from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.task_sums import TaskSums
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch
 from maml_rl.policies.mlp import MLP
@@ -34,9 +37,8 @@ from maml_rl.policies.policy import Params
 
 SPEC = small_spec()
 CLIP = 0.05
-SETTINGS = PPOSettings(
-    inner_lr=0.2, lr=0.02, num_epochs=2, minibatch_size=18, max_kl=10.0, line_search=LineSearch(12, 0.6)
-)
+SETTINGS = PPOSettings(lr=0.02, num_epochs=2, minibatch_size=18, max_kl=10.0, line_search=LineSearch(12, 0.6))
+INNER = InnerUpdateSettings(inner_lr=0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +72,14 @@ class PlainAdam:
 class PlainPPO:
     """The update, one task and one sample after the other."""
 
-    def __init__(self, settings: PPOSettings) -> None:
-        self.s, self.adam = settings, PlainAdam(settings.lr)
+    def __init__(self, settings: PPOSettings, inner: InnerUpdateSettings) -> None:
+        self.s, self.inner, self.adam = settings, inner, PlainAdam(settings.lr)
 
     def policies(self, params: Params, pre: list[Samples], post: Samples) -> list[Independent]:
         found = []
         for task in range(len(post.weights)):
-            own = reference_adapt(SPEC, params, pre, task, self.s.inner_lr, first_order=self.s.first_order)
+            inner_lr, first_order = self.inner.inner_lr, self.inner.first_order
+            own = reference_adapt(SPEC, params, pre, task, inner_lr, first_order=first_order)
             found.append(reference_policy(SPEC, own, valid_samples(post, task)[0]))
         return found
 
@@ -159,20 +162,22 @@ def on_policy(params: Params, pre: list[Samples], counts: list[int], seed: int, 
 @pytest.mark.parametrize("kind", ["one policy", "first order", "learned step sizes"])
 def test_an_update_is_the_plain_loop(kind: str, settings: dict[str, Any]) -> None:
     counts = [40] if kind == "one policy" else [9, 12, 7]
-    s = replace(SETTINGS, first_order=kind == "first order", **settings)
+    s, inner = replace(SETTINGS, **settings), replace(INNER, first_order=kind == "first order")
     params = random_params(SPEC)
     if kind == "learned step sizes":
         params |= random_inner_lr(SPEC)
-    ppo, plain = PPO(params, s), PlainPPO(s)
+    ppo, plain = PPO(params, s), PlainPPO(s, inner)
     expected = params
     generators = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     for iteration in range(2):  # what the optimiser knows stays from one update to the next
         steps = {"one policy": 0, "first order": 2}.get(kind, 1)
         pre: list[Samples] = []
         for step in range(steps):
-            pre.append(on_policy(expected, pre, counts, 10 * iteration + step, s.inner_lr))
-        post = on_policy(expected, pre, counts, 10 * iteration + 5, s.inner_lr)
-        objective = Objective(SPEC, params, pre, post, s, clipped_surrogate_and_kl(CLIP))
+            pre.append(on_policy(expected, pre, counts, 10 * iteration + step, inner.inner_lr))
+        post = on_policy(expected, pre, counts, 10 * iteration + 5, inner.inner_lr)
+        objective = MetaObjective(
+            TaskSums(SPEC, params, pre, post, inner, outer_loss=clipped_surrogate_and_kl(CLIP))
+        )
         params, result = ppo_update(ppo, objective, params, generators[0])
         expected, backtracks, loss, kl = plain.update(expected, pre, post, generators[1])
         assert (result.accepted, result.backtracks) == (True, backtracks)

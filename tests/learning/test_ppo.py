@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_samples
-from meta_update_helpers import Objective, ppo_update
+from meta_update_helpers import INNER, ppo_update
 
 from maml_rl import MAML, MAMLConfig
 from maml_rl.envs import TASK_IN_OBSERVATION
 from maml_rl.experiments.presets import point_nav
-from maml_rl.learning.adaptation import adapt_policy
+from maml_rl.learning.adaptation import InnerUpdateSettings, adapt_policy
 from maml_rl.learning.batch import Samples
 from maml_rl.learning.critic import Critic, ValueFunction
 from maml_rl.learning.losses import clipped_surrogate_and_kl, surrogate_and_kl
 from maml_rl.learning.meta_learner import stack_params
+from maml_rl.learning.meta_update import MetaObjective
 from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.task_sums import TaskSums
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.learning.trpo import LineSearch, StepResult
 from maml_rl.policies.distributions import Gaussian
@@ -51,11 +53,12 @@ def update(
     settings: PPOSettings = SETTINGS,
     counts: Sequence[int] = (400,),
     pre: Sequence[Samples] = (),
+    inner: InnerUpdateSettings = INNER,
     seed: int = 1,
 ) -> tuple[Params, StepResult]:
     params = SPEC.init_params(0)
     post = policy_samples(params, counts)
-    objective = Objective(SPEC, params, pre, post, settings, LOSS)
+    objective = MetaObjective(TaskSums(SPEC, params, pre, post, inner, outer_loss=LOSS))
     return ppo_update(PPO(params, settings), objective, params, generator(seed))
 
 
@@ -102,15 +105,14 @@ def test_clipped_surrogate(ratio: float, advantage: float, loss: float, has_grad
 def test_first_step_is_adams_on_the_meta_gradient(inner_steps: int, first_order: bool) -> None:
     params, counts = SPEC.init_params(0), [30, 50, 40]
     pre = [policy_samples(params, counts, seed) for seed in range(inner_steps)]
-    settings = replace(
-        SETTINGS, num_epochs=1, minibatch_size=10**6, first_order=first_order, line_search=LineSearch(1)
-    )
-    new, result = update(settings, counts, pre)
+    settings = replace(SETTINGS, num_epochs=1, minibatch_size=10**6, line_search=LineSearch(1))
+    inner = InnerUpdateSettings(inner_lr=0.1, first_order=first_order)
+    new, result = update(settings, counts, pre, inner)
     assert result.accepted
     start = {name: value.requires_grad_() for name, value in SPEC.init_params(0).items()}
     adapted = stack_params(start, len(counts))
     if pre:
-        adapted = adapt_policy(SPEC, start, pre, settings.inner_lr, first_order=first_order)
+        adapted = adapt_policy(SPEC, start, pre, inner.inner_lr, first_order=first_order)
     post = policy_samples(params, counts)
     policy = SPEC(adapted, post.observations)
     loss = surrogate_and_kl(policy, policy.detach(), post)[0].mean()
@@ -137,7 +139,7 @@ def test_what_is_no_improvement_is_not_taken() -> None:
     post = policy_samples(params, [60])
     ppo = PPO(params, SETTINGS)
     flat = post._replace(advantages=torch.zeros_like(post.advantages))
-    objective = Objective(SPEC, params, (), flat, SETTINGS, LOSS)
+    objective = MetaObjective(TaskSums(SPEC, params, (), flat, INNER, outer_loss=LOSS))
     same, result = ppo_update(ppo, objective, params, generator())
     assert not result.accepted
     assert same is params

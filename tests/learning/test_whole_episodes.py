@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import flat, random_params, relative_error, small_spec
-from meta_update_helpers import Objective, ppo_update
+from meta_update_helpers import INNER, SETTINGS, Objective, ppo_update
 from torch import Tensor
 
 from maml_rl.learning.batch import Samples, arrange, make_samples
 from maml_rl.learning.losses import clipped_surrogate_and_kl
 from maml_rl.learning.meta_learner import Params
-from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
+from maml_rl.learning.meta_update import MetaObjective, MetaUpdateSettings, meta_update
 from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.task_sums import TaskSums
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.heads import CategoricalHead
 from maml_rl.policies.network_policy import NetworkPolicy
@@ -99,8 +100,8 @@ def test_gradient_and_product_are_those_of_single_episodes(kind: str, steps: int
     policy = POLICIES[kind]
     theta = random_params(policy)
     pre, post = [whole(policy, 1 + i) for i in range(steps)], whole(policy, 9)
-    settings = MetaUpdateSettings(inner_lr=0.3, hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
-    objective = Objective(policy, theta, pre, post, settings)
+    settings = MetaUpdateSettings(hvp=hvp, hvp_step=1e-4, cg_damping=0.0)
+    objective = Objective(policy, theta, pre, post, INNER, settings)
     gradient, product = objective.linearize()
     leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
     loss, kl = plain_objective(policy, leaves, theta, pre, post, 0.3)
@@ -123,9 +124,7 @@ def test_gradient_and_product_are_those_of_single_episodes(kind: str, steps: int
 def test_an_update_lowers_the_loss_within_the_trust_region(kind: str) -> None:
     policy = POLICIES[kind]
     theta = random_params(policy)
-    new, step = meta_update(
-        policy, theta, [whole(policy, 1)], whole(policy, 9), MetaUpdateSettings(inner_lr=0.3, hvp="exact")
-    )
+    new, step = meta_update(policy, theta, [whole(policy, 1)], whole(policy, 9), INNER, SETTINGS)
     assert step.accepted
     assert step.loss_after < step.loss_before
     assert step.kl <= 0.01
@@ -161,7 +160,7 @@ def test_ppo_takes_whole_episodes() -> None:
     post = whole(policy, 9).merged()
     settings = PPOSettings(num_epochs=1, minibatch_size=10**6, lr=1e-3)
     loss = clipped_surrogate_and_kl(0.2, 0.01)
-    objective = Objective(policy, theta, [], post, settings, loss)
+    objective = MetaObjective(TaskSums(policy, theta, [], post, INNER, outer_loss=loss))
     new, step = ppo_update(PPO(theta, settings), objective, theta, torch.Generator().manual_seed(0))
     leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
     distribution = policy({name: value[None] for name, value in leaves.items()}, post.observations)

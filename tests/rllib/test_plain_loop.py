@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import ray
 import torch
-from meta_update_helpers import Objective, ppo_update
+from meta_update_helpers import ppo_update
 from tiny_runs import Algorithms, NumpyParams, save_expert, tiny_algorithms, tiny_config
 
 from maml_rl.envs.point_nav import PointNav
 from maml_rl.envs.rollout import rollout
-from maml_rl.learning.adaptation import adapt_policy
+from maml_rl.learning.adaptation import InnerUpdateSettings, adapt_policy
 from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.critic import Critic
 from maml_rl.learning.guidance import Expert
 from maml_rl.learning.losses import clipped_surrogate_and_kl, surrogate_and_kl
-from maml_rl.learning.meta_update import MetaUpdateSettings, meta_update
+from maml_rl.learning.meta_update import MetaObjective, MetaUpdateSettings, meta_update
 from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.task_sums import TaskSums
 from maml_rl.learning.trajectories import Trajectories, pool
 from maml_rl.learning.trpo import LineSearch, StepResult
 from maml_rl.policies.mlp import MLP
@@ -144,17 +145,17 @@ class PlainLoop:
             self.expert = Expert(file.spec, file.params, s["expert_std_scale"], s["expert_clip"])
 
     def ppo_settings(self) -> PPOSettings:
-        names = ("inner_lr", "lr", "num_epochs", "minibatch_size", "max_kl")
-        own = {name: self.s[name] for name in names}
-        return PPOSettings(line_search=self.search, **own, **self.optional())
+        own = {name: self.s[name] for name in ("lr", "num_epochs", "minibatch_size", "max_kl")}
+        return PPOSettings(line_search=self.search, **own)
 
-    def optional(self) -> dict[str, Any]:
-        return {name: self.s[name] for name in ("first_order", "inner_loss") if name in self.s}
+    def inner_settings(self) -> InnerUpdateSettings:
+        names = ("inner_lr", "first_order", "inner_loss")
+        return InnerUpdateSettings(**{name: self.s[name] for name in names if name in self.s})
 
     def trpo_settings(self) -> MetaUpdateSettings:
         names = ("hvp", "hvp_step", "curvature_fraction", "cg_iterations", "cg_residual_tol", "cg_damping")
-        own = {name: self.s[name] for name in ("inner_lr", "max_kl", *names) if name in self.s}
-        return MetaUpdateSettings(line_search=self.search, **own, **self.optional())
+        own = {name: self.s[name] for name in ("max_kl", *names) if name in self.s}
+        return MetaUpdateSettings(line_search=self.search, **own)
 
     def episodes(
         self, tasks: np.ndarray, params: list[NumpyParams], iteration: int, step: int
@@ -209,12 +210,13 @@ class PlainLoop:
         loss = clipped_surrogate_and_kl(self.s["clip_param"]) if self.ppo else surrogate_and_kl
         if self.expert:
             post, loss = self.expert.show(post, tasks), self.expert.outer_loss
+        inner = self.inner_settings()
         if self.ppo:
-            objective = Objective(self.spec, self.params, pre, post, self.ppo_settings(), loss)
+            objective = MetaObjective(TaskSums(self.spec, self.params, pre, post, inner, outer_loss=loss))
             self.params, result = ppo_update(self.ppo, objective, self.params, generator)
         else:
-            settings = self.trpo_settings()
-            self.params, result = meta_update(self.spec, self.params, pre, post, settings, outer_loss=loss)
+            data = pre, post, inner, self.trpo_settings()
+            self.params, result = meta_update(self.spec, self.params, *data, outer_loss=loss)
         return result
 
 

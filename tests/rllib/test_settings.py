@@ -24,6 +24,7 @@ from tiny_runs import (
 
 from maml_rl.envs.rollout import Phase
 from maml_rl.experiments.training import RESULT_FIELDS, describe
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.meta_update import MetaUpdateSettings
 from maml_rl.learning.ppo import PPOSettings
 from maml_rl.learning.trpo import LineSearch
@@ -165,18 +166,24 @@ def unusual(value: Any) -> Any:
 def settings_of(kind: type) -> dict[str, Any]:
     """Another value than the default's for all that the update's settings hold, under the configuration's names."""
     default = tiny_config()
-    names = {f.name for f in fields(kind)} - {"line_search"} | {"line_search_steps", "line_search_ratio"}
+    names = [f.name for f in fields(kind) if f.name != "line_search"]
     return {name: unusual(getattr(default, name)) for name in names}
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [(MetaUpdateSettings, "meta_update_settings"), (PPOSettings, "ppo_settings")]
+    ("kind", "method"),
+    [
+        (InnerUpdateSettings, "inner_update_settings"),
+        (MetaUpdateSettings, "meta_update_settings"),
+        (PPOSettings, "ppo_settings"),
+    ],
 )
 def test_every_setting_of_an_update_is_the_configurations(kind: type, method: str) -> None:
     chosen = settings_of(kind)
-    settings = getattr(tiny_config(**chosen), method)()
-    search = LineSearch(chosen.pop("line_search_steps"), chosen.pop("line_search_ratio"))
-    assert {f.name: getattr(settings, f.name) for f in fields(kind)} == chosen | {"line_search": search}
+    settings = getattr(tiny_config(line_search_steps=7, line_search_ratio=0.6, **chosen), method)()
+    found = {f.name: getattr(settings, f.name) for f in fields(kind)}
+    assert found.pop("line_search", LineSearch(7, 0.6)) == LineSearch(7, 0.6)
+    assert found == chosen
 
 
 def test_a_description_of_a_run_holds_every_field() -> None:

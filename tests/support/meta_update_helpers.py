@@ -15,15 +15,15 @@ from helpers import (
 )
 from torch import Tensor
 
+from maml_rl.learning.adaptation import InnerUpdateSettings
 from maml_rl.learning.batch import Samples
-from maml_rl.learning.losses import OuterLoss, surrogate_and_kl
 from maml_rl.learning.meta_learner import Params
 from maml_rl.learning.meta_update import (
     MetaObjective,
     MetaUpdateSettings,
     meta_update,
 )
-from maml_rl.learning.ppo import PPO, PPOSettings
+from maml_rl.learning.ppo import PPO
 from maml_rl.learning.task_sums import TaskSums
 from maml_rl.learning.trpo import LinearOperator, StepResult
 from maml_rl.policies.mlp import MLP
@@ -35,11 +35,12 @@ DOUBLE = torch.float64
 COUNTS = [6, 4, 5]
 
 
-SETTINGS = MetaUpdateSettings(inner_lr=0.3, hvp="exact")
+INNER = InnerUpdateSettings(inner_lr=0.3)
+SETTINGS = MetaUpdateSettings(hvp="exact")
 
 
 class Objective(MetaObjective):
-    """The objective of one learner, which knows its settings."""
+    """The objective of one learner, which knows TRPO's settings."""
 
     def __init__(
         self,
@@ -47,21 +48,18 @@ class Objective(MetaObjective):
         meta_params: Params,
         pre: Sequence[Samples],
         post: Samples,
-        settings: MetaUpdateSettings | PPOSettings,
-        outer_loss: OuterLoss = surrogate_and_kl,
+        inner: InnerUpdateSettings,
+        settings: MetaUpdateSettings,
     ) -> None:
-        inner = {"inner_lr": settings.inner_lr, "first_order": settings.first_order}
-        inner |= {"inner_loss": settings.inner_loss}
-        super().__init__(TaskSums(spec, meta_params, pre, post, outer_loss=outer_loss, **inner))
+        super().__init__(TaskSums(spec, meta_params, pre, post, inner))
         self._settings = settings
 
     def linearize(self, settings: MetaUpdateSettings | None = None) -> tuple[Tensor, LinearOperator]:
-        assert isinstance(self._settings, MetaUpdateSettings)
         return super().linearize(settings or self._settings)
 
 
 def ppo_update(
-    ppo: PPO, objective: Objective, meta_params: Params, generator: torch.Generator
+    ppo: PPO, objective: MetaObjective, meta_params: Params, generator: torch.Generator
 ) -> tuple[Params, StepResult]:
     """The new meta-parameters, or the very old ones, and what the update did."""
     step = ppo.update(objective, generator)
@@ -88,13 +86,16 @@ class Problem:
             self.meta_params |= random_inner_lr(self.spec, seed, dtype)
         self.pre = [random_samples(self.spec, counts, seed + 10 + step, dtype) for step in range(steps)]
         self.post = random_samples(self.spec, counts[::-1], seed + 20, dtype)
+        inner = {f.name for f in dataclasses.fields(INNER)} & set(settings)
+        self.inner = dataclasses.replace(INNER, **{name: settings.pop(name) for name in inner})
         self.settings = dataclasses.replace(SETTINGS, **settings)
 
     def objective(self, *, pre: Sequence[Samples] | None = None, post: Samples | None = None) -> Objective:
-        return Objective(self.spec, self.meta_params, pre or self.pre, post or self.post, self.settings)
+        data = pre or self.pre, post or self.post
+        return Objective(self.spec, self.meta_params, *data, self.inner, self.settings)
 
     def update(self) -> tuple[Params, Any]:
-        return meta_update(self.spec, self.meta_params, self.pre, self.post, self.settings)
+        return meta_update(self.spec, self.meta_params, self.pre, self.post, self.inner, self.settings)
 
 
 def direction(like: Tensor, seed: int = 0) -> Tensor:
