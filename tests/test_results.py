@@ -152,7 +152,7 @@ def test_worse_than_the_paper_is_marked_and_seeds_are_joined(copy: Path) -> None
     # Means of two seeds; the paper's are -40.41 and -11.68; the middle four of eight are -20, -18, -18, -18.
     overview = (copy / "README.md").read_text()
     assert "| point-nav: 2 seeds | -40.0 [" in overview
-    assert "| half-cheetah-vel: shipped policy |" in overview
+    assert "| ant-vel: shipped policy |" in overview
     line = next(line for line in text.splitlines() if line.startswith("| maml | 2 | 160 |"))
     assert "| -40.00 [" in line
     assert "| -5.00 [" in line
