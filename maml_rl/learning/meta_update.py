@@ -138,6 +138,7 @@ def meta_update(
         meta_params: theta, and the learned step sizes if any (not stacked over tasks).
         pre: the samples each inner step adapts on, in order; none of them is plain TRPO on ``post``.
         post: the samples drawn with the adapted policies.
+        inner: the adaptation on ``pre``.
         outer_loss: the surrogate of Algorithm 3, or imitation of an expert.
 
     Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -166,24 +166,23 @@ def unusual(value: Any) -> Any:
 def settings_of(kind: type) -> dict[str, Any]:
     """Another value than the default's for all that the update's settings hold, under the configuration's names."""
     default = tiny_config()
-    names = [f.name for f in fields(kind) if f.name != "line_search"]
+    names = {f.name for f in fields(kind)} - {"line_search"} | {"line_search_steps", "line_search_ratio"}
     return {name: unusual(getattr(default, name)) for name in names}
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"),
-    [
-        (InnerUpdateSettings, "inner_update_settings"),
-        (MetaUpdateSettings, "meta_update_settings"),
-        (PPOSettings, "ppo_settings"),
-    ],
+    ("kind", "method"), [(MetaUpdateSettings, "meta_update_settings"), (PPOSettings, "ppo_settings")]
 )
 def test_every_setting_of_an_update_is_the_configurations(kind: type, method: str) -> None:
     chosen = settings_of(kind)
-    settings = getattr(tiny_config(line_search_steps=7, line_search_ratio=0.6, **chosen), method)()
-    found = {f.name: getattr(settings, f.name) for f in fields(kind)}
-    assert found.pop("line_search", LineSearch(7, 0.6)) == LineSearch(7, 0.6)
-    assert found == chosen
+    settings = getattr(tiny_config(**chosen), method)()
+    search = LineSearch(chosen.pop("line_search_steps"), chosen.pop("line_search_ratio"))
+    assert {f.name: getattr(settings, f.name) for f in fields(kind)} == chosen | {"line_search": search}
+
+
+def test_every_setting_of_the_adaptation_is_the_configurations() -> None:
+    chosen = {f.name: unusual(getattr(tiny_config(), f.name)) for f in fields(InnerUpdateSettings)}
+    assert asdict(tiny_config(**chosen).inner_update_settings()) == chosen
 
 
 def test_a_description_of_a_run_holds_every_field() -> None:
