@@ -94,8 +94,8 @@ def _locomotion(env: str) -> MAMLConfig:
 
 
 def _half_cheetah(env: str) -> MAMLConfig:
-    # Code: observations as they are, among which joint velocities are twenty times as large as angles: the noise of
-    # an inner step is then larger than what it learns (docs/log.md).
+    # Code: observations as they are, among which joint velocities are twenty times as large as angles. With them
+    # learning takes at least twice as long, and for the direction an inner step is mostly noise (docs/log.md).
     return _locomotion(env).training(normalize_observations=True)
 
 
