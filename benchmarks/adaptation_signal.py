@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maml_rl.experiments.evaluation import adaptation
+from maml_rl.experiments.evaluation import AdaptationStep, adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.heads import GaussianHead
-from maml_rl.policies.policy import Params
 from maml_rl.policies.policy_file import PRETRAINED, PolicyFile, load_policy, policy_file_in
 
 BATCHES = 12
@@ -42,25 +41,24 @@ def states_of(episodes: Trajectories) -> Tensor:
     return seen[None, chosen]
 
 
+def change(policy: PolicyFile, before: AdaptationStep, after: AdaptationStep, states: Tensor) -> Tensor:
+    """Of the mean action in some states, in standard deviations."""
+    first, second = (policy.spec(step.params, states).parts[0].detach() for step in (before, after))
+    return (second - first) / before.params["log_std"].detach().exp()
+
+
 def measure(policy: PolicyFile, name: str) -> None:
     held_out = HeldOut(policy, steps=1, episodes=policy.info["episodes_per_task"])
     env, tasks = held_out.make_env(), held_out.tasks
-    found = []
+    cells = []
     for task in (tasks[:1], tasks[-1:]):
-        changes: list[Tensor] = []
-        states = None
-        for seed in range(BATCHES):
-            before, after = adaptation(env, replace(held_out.protocol, seed=seed), task)
-            states = states_of(before.trajectories[0]) if states is None else states
-
-            def mean(params: Params, at: Tensor = states) -> Tensor:
-                return policy.spec(params, at).parts[0].detach()
-
-            std = before.params["log_std"].detach().exp()
-            changes.append((mean(after.params) - mean(before.params)) / std)
-        found.append(signal_and_noise(torch.stack(changes)))
+        batches = [
+            tuple(adaptation(env, replace(held_out.protocol, seed=seed), task)) for seed in range(BATCHES)
+        ]
+        states = states_of(batches[0][0].trajectories[0])
+        changes = torch.stack([change(policy, before, after, states) for before, after in batches])
+        cells.append("{:.2f} / {:.2f}".format(*signal_and_noise(changes)))
     env.close()
-    cells = [f"{signal:.2f} / {noise:.2f}" for signal, noise in found]
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 

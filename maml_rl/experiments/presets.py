@@ -95,7 +95,7 @@ def _locomotion(env: str) -> MAMLConfig:
 
 def _half_cheetah(env: str) -> MAMLConfig:
     # Code: observations as they are, among which joint velocities are twenty times as large as angles. With them
-    # learning is slower, and for the direction an inner step is mostly noise (docs/log.md).
+    # learning is slower, and for the direction an inner step is as much noise as adaptation (docs/log.md).
     return _locomotion(env).training(normalize_observations=True)
 
 
@@ -270,7 +270,7 @@ EXPERIMENTS = {
     ),
     "half-cheetah-vel": Experiment(
         make_config=half_cheetah_vel,
-        # Paper: up to 500, then the model with the best average return. 200 come as far, with what is normalised.
+        # Paper: up to 500, then the model with the best average return. Normalised, 200 come to the paper's returns.
         iterations=200,
         test_tasks=_uniform_tasks(1, 0, 2),
         test_episodes=20,
