@@ -50,17 +50,26 @@ def measure(path: Path) -> None:
     policy = load_policy(path)
     held_out = HeldOut(policy, steps=1, episodes=policy.info["episodes_per_task"])
     tasks, env, protocol = held_out.tasks[:TASKS], held_out.make_env(), held_out.protocol
-    for step, (params, episodes) in enumerate(adaptation(env, protocol, tasks)):
+    for number, step in enumerate(adaptation(env, protocol, tasks)):
+        params = {name: value.numpy() for name, value in step.params.items()}
         others = [
-            rollout(env, task, policy.spec, {k: v[i].numpy() for k, v in params.items()}, stream(1, step, i))
+            rollout(
+                env,
+                task,
+                protocol.spec,
+                {name: value[i] for name, value in params.items()},
+                stream(1, number, i),
+                normalizer=protocol.normalizer,
+            )
             for i, task in enumerate(tasks)
         ]
         cells = []
         for ridge in RIDGES:
-            pairs = [explained(a, b, protocol.gamma, ridge) for a, b in zip(episodes, others, strict=True)]
+            both = zip(step.trajectories, others, strict=True)
+            pairs = [explained(a, b, protocol.gamma, ridge) for a, b in both]
             own, other = np.mean(pairs, axis=0)
             cells.append(f"{own:.2f} / {other:.2f}")
-        print(f"| {path.stem} after {step} steps | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {path.stem} after {number} steps | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

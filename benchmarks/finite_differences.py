@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from gymnasium.spaces import flatdim
 
 from maml_rl.envs import make_task_env
 from maml_rl.envs.rollout import rollout, stream
@@ -30,7 +31,7 @@ TASKS, INNER_LR = 3, 0.1
 def batches(family: str, episodes: int, horizon: int) -> tuple[MLP, Params, Samples, Samples]:
     """A policy, theta, and the samples before and after one inner step."""
     env = make_task_env(family, episodes, horizon)
-    spec = MLP.gaussian(env.single_observation_space.shape[0], env.single_action_space.shape[0])
+    spec = MLP.gaussian(flatdim(env.single_observation_space), flatdim(env.single_action_space))
     theta = spec.init_params(1)
     tasks = env.sample_tasks(TASKS, np.random.default_rng(0))
 
@@ -51,14 +52,9 @@ def batches(family: str, episodes: int, horizon: int) -> tuple[MLP, Params, Samp
 
 def curvature(spec: MLP, theta: Params, pre: Samples, post: Samples, dtype: torch.dtype) -> ChunkCurvature:
     """The objective in the given precision."""
-
-    def converted(samples: Samples) -> Samples:
-        return Samples(*(field.to(dtype) for field in samples))
-
     meta = [block.to(dtype) for block in to_blocks(spec, theta)]
-    return ChunkCurvature(
-        spec, meta, [converted(pre)], converted(post), INNER_LR, Scratch(), first_order=False
-    )
+    before, after = (part.each(lambda field: field.to(dtype)) for part in (pre, post))
+    return ChunkCurvature(spec, meta, [before], after, INNER_LR, Scratch(), first_order=False)
 
 
 def flat(blocks: Blocks) -> torch.Tensor:

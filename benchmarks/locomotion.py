@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import mujoco
@@ -27,7 +27,7 @@ import numpy as np
 from maml_rl.envs.locomotion import AntVel, HalfCheetahVel, Locomotion
 
 # (family, variant, Gymnasium's id); the paper's variants have no counterpart elsewhere.
-CASES: list[tuple[type[Locomotion], str, str | None]] = [
+CASES: list[tuple[type[Locomotion], Literal["paper", "gymnasium"], str | None]] = [
     (HalfCheetahVel, "paper", None),
     (HalfCheetahVel, "gymnasium", "HalfCheetah-v5"),
     (AntVel, "paper", None),
@@ -131,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     loop = compile_floor()
     print(f"{args.copies} copies, one core; env steps/s, and as a fraction of the C loop of `mj_step`\n")
-    print("| robot | variant | C loop | candidate | env steps/s | fraction |\n|---|---|---|---|---|---|")
+    print("| family | variant | C loop | candidate | env steps/s | fraction |\n|---|---|---|---|---|---|")
     for family, variant, gymnasium_id in CASES:
         env = without_ends(family)(args.copies, variant=variant, max_episode_steps=10**6)
         shape = (args.steps, args.copies, env.action_size)
@@ -147,7 +147,7 @@ def main() -> None:
         for name, seconds in times.items():
             fraction = np.median(np.divide(floors, seconds))
             print(
-                f"| {family.__base__.__name__} | {variant} | {steps / np.median(floors):,.0f} | {name} "
+                f"| {family.__name__} | {variant} | {steps / np.median(floors):,.0f} | {name} "
                 f"| {steps / np.median(seconds):,.0f} | {fraction:.3f} |",
                 flush=True,
             )

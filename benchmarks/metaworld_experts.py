@@ -9,12 +9,13 @@ environment that holds metaworld 3.1.1, which pins the MuJoCo (3.3.0) it was mad
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import mujoco
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
-from maml_rl.envs.metaworld import HORIZON, ML10_V3, MetaWorldEnv, held_out_tasks, ml1
+from maml_rl.envs.metaworld import HORIZON, ML10, MetaWorldEnv, held_out_tasks, ml1
 
 EPISODES = 5
 
@@ -22,9 +23,10 @@ EPISODES = 5
 def expert_succeeds(env: MetaWorldEnv, name: str) -> bool:
     """Whether the expert, which sees the goal, reaches it within an episode."""
     expert = ENV_POLICY_MAP[name]()
+    simulation: Any = env.unwrapped
     observation, _ = env.reset()
     for _ in range(HORIZON):
-        seen = np.concatenate([observation[:-3], env.unwrapped._target_pos])
+        seen = np.concatenate([observation[:-3], simulation._target_pos])
         observation, *_, info = env.step(np.clip(expert.get_action(seen), -1, 1))
         if info["success"]:
             return True
@@ -35,7 +37,7 @@ def random_return(env: MetaWorldEnv, seed: int) -> float:
     """Return of 200 random actions."""
     rng = np.random.default_rng(seed)
     env.reset()
-    return sum(env.step(rng.uniform(-1, 1, 4).astype(np.float32))[1] for _ in range(200))
+    return sum(float(env.step(rng.uniform(-1, 1, 4).astype(np.float32))[1]) for _ in range(200))
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
         f"MuJoCo {mujoco.__version__}\n| family | expert's successes of {EPISODES} | random return |\n|---|---|---|"
     )
     total = 0
-    for name in (*ML10_V3["train"], *ML10_V3["test"]):
+    for name in ML10.families:
         env = MetaWorldEnv(ml1(name))
         successes, returns = 0, []
         for seed, task in enumerate(held_out_tasks(ml1(name), EPISODES)):

@@ -27,10 +27,10 @@ CASES = ("here", "package", "envpool")
 
 
 def main() -> None:
-    from maml_rl.envs.metaworld import FAMILIES, ML10_V3
+    from maml_rl.envs.metaworld import FAMILIES, ML10
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--families", nargs="+", default=list(ML10_V3["train"]))
+    parser.add_argument("--families", nargs="+", default=list(ML10.train))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -77,7 +77,7 @@ def of_adapter(family: str, *, fast: bool) -> Callable[[int], None]:
 
     made: Any = metaworld
     if not fast:
-        made._class_of = lambda name: metaworld.ALL_V3_ENVIRONMENTS[name]
+        made._class_of = lambda name: made.ALL_V3_ENVIRONMENTS[name]
         made._MetaWorld._reset, made._MetaWorld._step = GymTaskEnv._reset, GymTaskEnv._step
     env = metaworld.MetaWorldML1(COPIES, task=family)
     task = env.sample_tasks(1, np.random.default_rng(0))[0]

@@ -78,7 +78,7 @@ def samples(policy: Policy, theta: dict[str, Tensor], seed: int) -> Samples:
 
 def curvature(policy: Policy, theta: dict[str, Tensor], data: list[Samples], dtype: Any) -> ChunkCurvature:
     """The objective in the given precision."""
-    pre, post = (Samples(*(field.to(dtype) for field in part)) for part in data)
+    pre, post = (part.each(lambda field: field.to(dtype)) for part in data)
     meta = [block.to(dtype) for block in to_blocks(policy, theta)]
     return ChunkCurvature(policy, meta, [pre], post, INNER_LR, Scratch(), first_order=False)
 

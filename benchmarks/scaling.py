@@ -10,6 +10,7 @@ import time
 from multiprocessing import get_context
 
 import numpy as np
+from gymnasium.spaces import flatdim
 from threadpoolctl import ThreadpoolController
 
 from maml_rl import MAML
@@ -43,7 +44,7 @@ def plain_process(preset: str) -> float:
     """Steps per second of rollouts in a process of their own, without Ray."""
     config = get_experiment(preset).make_config()
     env = make_task_env(config.env, config.episodes_per_task, config.horizon, dict(config.env_config))
-    spec = MLP.gaussian(env.single_observation_space.shape[0], env.single_action_space.shape[0])
+    spec = MLP.gaussian(flatdim(env.single_observation_space), flatdim(env.single_action_space))
     params = {name: value.numpy() for name, value in spec.init_params(0).items()}
     task = env.sample_tasks(1, np.random.default_rng(0))[0]
     steps, started = 0, time.perf_counter()

@@ -7,6 +7,7 @@ over tasks, and exact Hessian-vector products by differentiating the whole KL tw
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -43,7 +44,7 @@ class PointEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._position, -float(np.linalg.norm(offset)), done, False, {}
 
 
-def distribution(params: Params, observations: Tensor) -> Independent:
+def distribution(params: Params, observations: Tensor) -> Independent[Normal]:
     """Action distribution of one policy."""
     x = torch.relu(
         torch.nn.functional.linear(observations, params["hidden.0.weight"], params["hidden.0.bias"])
@@ -57,10 +58,8 @@ def rollouts(params: Params, goals: np.ndarray, episodes: int, horizon: int) -> 
     """All episodes of all tasks; returns the number of environment steps."""
     steps = 0
     for goal in goals:
-        envs = SyncVectorEnv(
-            [lambda goal=goal: PointEnv(goal)] * episodes, autoreset_mode=AutoresetMode.NEXT_STEP
-        )
-        observations, _ = envs.reset()
+        envs = SyncVectorEnv([partial(PointEnv, goal)] * episodes, autoreset_mode=AutoresetMode.NEXT_STEP)
+        observations: np.ndarray = envs.reset()[0]
         for _ in range(horizon):
             with torch.no_grad():
                 actions = distribution(params, torch.as_tensor(observations)).sample()
@@ -93,11 +92,11 @@ def meta_update(
     params = {name: params[name].clone().requires_grad_() for name in spec.shapes}
     leaves = list(params.values())
 
-    def detached(dist: Independent) -> Independent:
+    def detached(dist: Independent[Normal]) -> Independent[Normal]:
         base: Any = dist.base_dist
         return Independent(Normal(base.loc.detach(), base.scale.detach()), 1)
 
-    def policies(at: Params) -> list[Independent]:
+    def policies(at: Params) -> list[Independent[Normal]]:
         return [
             distribution(adapt(at, before, inner_lr), after[0])
             for before, after in zip(pre, post, strict=True)
