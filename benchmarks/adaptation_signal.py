@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maml_rl.experiments.evaluation import AdaptationStep, adaptation
 from maml_rl.experiments.held_out import HeldOut
+from maml_rl.learning.batch import to_tensors
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.heads import GaussianHead
 from maml_rl.policies.policy_file import PRETRAINED, PolicyFile, load_policy, policy_file_in
@@ -35,8 +36,8 @@ def signal_and_noise(changes: Tensor) -> tuple[float, float]:
 
 def states_of(episodes: Trajectories) -> Tensor:
     """Some of the observations ``[1, STATES, observation]``, as the policy sees them."""
-    observations = torch.from_numpy(episodes.observations)
-    seen = observations[torch.arange(observations.shape[1]) < torch.from_numpy(episodes.lengths)[:, None]]
+    observations, _, _, valid = to_tensors([episodes])
+    seen = observations[valid]
     chosen = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:STATES]
     return seen[None, chosen]
 

@@ -20,6 +20,7 @@ from maml_rl.envs.rollout import rollout, stream
 from maml_rl.experiments.evaluation import adaptation
 from maml_rl.experiments.held_out import HeldOut
 from maml_rl.learning.advantages import discounted_returns, linear_feature_baseline
+from maml_rl.learning.batch import to_tensors
 from maml_rl.learning.trajectories import Trajectories
 from maml_rl.policies.policy_file import PRETRAINED, load_policy
 
@@ -29,13 +30,8 @@ RIDGES = (1e-5, 1.0, 10.0, 100.0, 1000.0)
 
 def explained(first: Trajectories, second: Trajectories, gamma: float, ridge: float) -> tuple[float, float]:
     """Fractions of variance explained: in the episodes of the fit, and in others."""
-    horizon = first.rewards.shape[1]
-    observations, rewards, lengths = (
-        torch.from_numpy(np.concatenate([getattr(t, name) for t in (first, second)]))
-        for name in ("observations", "rewards", "lengths")
-    )
-    valid = torch.arange(horizon) < lengths[:, None]
-    mine = torch.arange(len(lengths)) < len(first.lengths)
+    observations, _, rewards, valid = (field.flatten(0, 1) for field in to_tensors([first, second]))
+    mine = torch.arange(len(valid)) < len(first.lengths)
     returns = discounted_returns(rewards.double(), gamma)
     fitted = valid & mine[:, None]
     values = linear_feature_baseline(observations[None], returns[None], fitted[None], ridge=ridge)[0]

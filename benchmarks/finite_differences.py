@@ -18,7 +18,7 @@ from maml_rl.learning.batch import Samples, make_samples
 from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.learning.meta_learner import Params, adapt, stack_params
 from maml_rl.policies.mlp import MLP
-from maml_rl.policies.policy import Blocks, Scratch, to_blocks
+from maml_rl.policies.policy import Blocks, Policy, Scratch, to_blocks
 
 FAMILIES = ("maml_rl/PointNav-v0", "maml_rl/HalfCheetahVel-v0", "maml_rl/AntVel-v0")
 SIZES = ((3, 50), (20, 200))
@@ -50,11 +50,13 @@ def batches(family: str, episodes: int, horizon: int) -> tuple[MLP, Params, Samp
     return spec, theta, pre, collect(adapted, 1)
 
 
-def curvature(spec: MLP, theta: Params, pre: Samples, post: Samples, dtype: torch.dtype) -> ChunkCurvature:
+def curvature(
+    policy: Policy, theta: Params, pre: Samples, post: Samples, dtype: torch.dtype
+) -> ChunkCurvature:
     """The objective in the given precision."""
-    meta = [block.to(dtype) for block in to_blocks(spec, theta)]
+    meta = [block.to(dtype) for block in to_blocks(policy, theta)]
     before, after = (part.each(lambda field: field.to(dtype)) for part in (pre, post))
-    return ChunkCurvature(spec, meta, [before], after, INNER_LR, Scratch(), first_order=False)
+    return ChunkCurvature(policy, meta, [before], after, INNER_LR, Scratch(), first_order=False)
 
 
 def flat(blocks: Blocks) -> torch.Tensor:

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from finite_differences import INNER_LR, TASKS, flat
+from finite_differences import TASKS, curvature, flat
 from torch import Tensor, nn
 
 from maml_rl.learning.batch import Samples
-from maml_rl.learning.curvature import ChunkCurvature
 from maml_rl.policies.heads import CategoricalHead, GaussianHead
 from maml_rl.policies.mlp import MLP
 from maml_rl.policies.module_policy import ModulePolicy
 from maml_rl.policies.network_policy import NetworkPolicy
-from maml_rl.policies.policy import Policy, Scratch, to_blocks
+from maml_rl.policies.policy import Policy, to_blocks
 from maml_rl.policies.structure import Image
 
 EPISODES, STEPS, SIZE = 20, 100, 20
@@ -76,31 +75,24 @@ def samples(policy: Policy, theta: dict[str, Tensor], seed: int) -> Samples:
     return Samples(observations, actions.float().reshape(*shape, -1), advantages, weights)
 
 
-def curvature(policy: Policy, theta: dict[str, Tensor], data: list[Samples], dtype: Any) -> ChunkCurvature:
-    """The objective in the given precision."""
-    pre, post = (part.each(lambda field: field.to(dtype)) for part in data)
-    meta = [block.to(dtype) for block in to_blocks(policy, theta)]
-    return ChunkCurvature(policy, meta, [pre], post, INNER_LR, Scratch(), first_order=False)
-
-
 def milliseconds(work: Any) -> float:
     started = time.process_time()
     work()
     return 1e3 * (time.process_time() - started)
 
 
-def update(policy: Policy, theta: dict[str, Tensor], data: list[Samples], hvp: str) -> None:
+def update(policy: Policy, theta: dict[str, Tensor], data: tuple[Samples, Samples], hvp: str) -> None:
     """What a meta-update computes before its line search."""
-    objective = curvature(policy, theta, data, torch.float32)
+    objective = curvature(policy, theta, *data, torch.float32)
     v = objective.loss_gradient()
     step = HVP_STEP / float(flat(v).norm())
     for _ in range(PRODUCTS):
         objective.exact_product(v) if hvp == "exact" else objective.finite_difference_product(v, step)
 
 
-def error(policy: Policy, theta: dict[str, Tensor], data: list[Samples]) -> float:
+def error(policy: Policy, theta: dict[str, Tensor], data: tuple[Samples, Samples]) -> float:
     """Of finite differences in single precision, relative."""
-    single, double = (curvature(policy, theta, data, dtype) for dtype in (torch.float32, torch.float64))
+    single, double = (curvature(policy, theta, *data, dtype) for dtype in (torch.float32, torch.float64))
     random = [[torch.randn_like(block) for block in to_blocks(policy, theta)] for _ in range(3)]
     errors = []
     for v in [single.loss_gradient(), *random]:
@@ -117,7 +109,7 @@ def main() -> None:
     cases = {}
     for name, policy in POLICIES.items():
         theta = policy.init_params(1)
-        cases[name] = (policy, theta, [samples(policy, theta, seed) for seed in (1, 2)])
+        cases[name] = (policy, theta, (samples(policy, theta, 1), samples(policy, theta, 2)))
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(ROUNDS):
         for name, case in cases.items():

@@ -270,7 +270,7 @@ EXPERIMENTS = {
     ),
     "half-cheetah-vel": Experiment(
         make_config=half_cheetah_vel,
-        # Paper: up to 500, then the model with the best average return. Normalised, 200 come to as much.
+        # Paper: up to 500, then the model with the best average return. Normalised, 200 come to nearly as much.
         iterations=200,
         test_tasks=_uniform_tasks(1, 0, 2),
         test_episodes=20,
