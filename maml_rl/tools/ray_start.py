@@ -43,7 +43,8 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     ``USER_FOLDER`` names, after all others, as this one does.
 
     Raises:
-        RunError: no cluster answers at the address, or not to us, or it has another Ray or Python.
+        RunError: no cluster answers at the address, or not to us, or it has another Ray or Python; or a local one
+            does not start in the time that Ray gives it.
     """
     if ray.is_initialized():
         return
@@ -74,6 +75,12 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
         told = " ".join(str(error).split())
         raise RunError(
             f"the Ray cluster at {address!r} has other versions, and processes of both could not talk: {told}"
+        ) from error
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray waits for 30 s, which cannot be set
+            raise
+        raise RunError(
+            "Ray's processes did not start in its 30 s; try again when this machine has less to do"
         ) from error
 
 

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
+
+from maml_rl.tools.ray_start import start_ray
+from maml_rl.tools.run_directory import RunError
 
 OWNER = """
 import os, sys
@@ -91,3 +95,14 @@ def test_strangers_are_refused(owner: tuple[Path, list[str]]) -> None:
         assert process.returncode != 0
         assert "ran" not in output
         assert "token" in errors.lower()
+
+
+def test_a_machine_too_busy_to_start_ray_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", busy)
+    monkeypatch.setattr(os, "environ", without_ray_settings(RAY_AUTH_MODE="disabled"))
+    with pytest.raises(RunError, match="when this machine has less to do"):
+        start_ray(None)
