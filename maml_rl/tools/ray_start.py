@@ -76,8 +76,8 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
         raise RunError(
             f"the Ray cluster at {address!r} has other versions, and processes of both could not talk: {told}"
         ) from error
-    except Exception as error:
-        if "timed out during startup" not in str(error):  # Ray waits for 30 s, which cannot be set
+    except Exception as error:  # Ray raises no class of its own when its 30 s are over, which cannot be set
+        if "timed out during startup" not in str(error):
             raise
         raise RunError(
             "Ray's processes did not start in its 30 s; try again when this machine has less to do"

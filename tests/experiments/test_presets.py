@@ -62,7 +62,8 @@ def test_settings(name: str) -> None:
     )
     assert found == SETTINGS[name]
     assert config.env_config == ({"reward": "distance"} if name == "point-nav" else {"variant": "paper"})
-    assert (config.hidden_sizes, config.activation) == ((100, 100), "relu")
+    initial_std = 0.5 if name == "half-cheetah-vel" else 1.0
+    assert (config.hidden_sizes, config.activation, config.initial_std) == ((100, 100), "relu", initial_std)
     assert (config.inner_steps, config.first_order, config.outer_update) == (1, False, "trpo")
 
 
